@@ -1,0 +1,2 @@
+//! The wire contract between the eBPF probes and user space.
+#![no_std]

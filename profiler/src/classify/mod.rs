@@ -1,0 +1,87 @@
+//! From regions to classes: every resident page gets exactly one [`Leaf`], leaves roll up into
+//! [`Class`]es, and the classes sum to RSS.
+
+use serde::{Deserialize, Serialize};
+
+/// What the memory is for. The four sum to RSS exactly.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Class {
+    /// Memory a task's call frames live in.
+    Stacks,
+    /// What the tasks' objects live in.
+    Heap,
+    /// Overhead of the runtime and its allocators.
+    Runtime,
+    /// No rule fired. Never folded into another class.
+    Unclassified,
+}
+
+impl Class {
+    /// All classes, in the order in which tables and charts show them.
+    pub const ALL: [Class; 4] = [Class::Stacks, Class::Heap, Class::Runtime, Class::Unclassified];
+
+    /// The name in tables, legends and JSON.
+    pub fn name(self) -> &'static str {
+        match self {
+            Class::Stacks => "stacks",
+            Class::Heap => "heap",
+            Class::Runtime => "runtime",
+            Class::Unclassified => "unclassified",
+        }
+    }
+}
+
+/// What a region holds: the finest division made. Each leaf belongs to one [`Class`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Leaf {
+    /// The stack of a live thread, thread-local storage and control block included.
+    NativeStack,
+    /// A thread stack kept for reuse; no live thread runs on it.
+    CachedStack,
+    /// An alternate signal stack.
+    AlternateStack,
+    /// Frames of an interpreter, in memory of their own (CPython's data stack chunks).
+    InterpreterStack,
+    /// Memory of the C allocator: the brk heap and the arenas of threads.
+    Malloc,
+    /// Blocks that the C allocator mapped one by one.
+    MallocLarge,
+    /// A garbage-collected or otherwise managed heap, undivided.
+    ManagedHeap,
+    /// Program text, data, bss of the executable and its libraries, the dynamic loader, vdso.
+    Image,
+    /// Other mapped files.
+    File,
+    /// Code made at run time.
+    Jit,
+    /// Class metadata, archives of it, literals, read-only heap space.
+    Metadata,
+    /// Card tables, mark bitmaps, page summaries and the like.
+    GcBookkeeping,
+    /// The C allocator's memory where a virtual machine, not the tasks, allocates from it.
+    VmMalloc,
+    /// Structures of the runtime that can be told apart.
+    RuntimeInternal,
+    /// No rule fired.
+    Unknown,
+}
+
+impl Leaf {
+    /// The class that this leaf is part of.
+    pub fn class(self) -> Class {
+        match self {
+            Leaf::NativeStack | Leaf::CachedStack | Leaf::AlternateStack | Leaf::InterpreterStack => Class::Stacks,
+            Leaf::Malloc | Leaf::MallocLarge | Leaf::ManagedHeap => Class::Heap,
+            Leaf::Image
+            | Leaf::File
+            | Leaf::Jit
+            | Leaf::Metadata
+            | Leaf::GcBookkeeping
+            | Leaf::VmMalloc
+            | Leaf::RuntimeInternal => Class::Runtime,
+            Leaf::Unknown => Class::Unclassified,
+        }
+    }
+}

@@ -1,0 +1,18 @@
+//! `profiler`: where does the memory of a concurrent task go?
+//!
+//! The modules stand in the order of the pipeline; each imports only from those above it.
+//!
+//! ```text
+//! launch -> probes -> events -> regions + residency -> classify -> peak -> results -> report, charts
+//! ```
+
+pub mod units;
+
+pub mod events;
+pub mod regions;
+pub mod residency;
+
+pub mod classify;
+pub mod results;
+
+pub mod charts;

@@ -1,0 +1,97 @@
+//! Which pages are resident: a [`Snapshot`] of the frozen tree.
+//!
+//! [`scan`] takes it from `/proc`; the types here are plain values, so that a recorded one serves as
+//! well.
+
+pub mod scan;
+
+use serde::{Deserialize, Serialize};
+
+/// The tree at one frozen moment.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct Snapshot {
+    /// When the tree was frozen: `CLOCK_MONOTONIC`, in ns.
+    pub taken_ns: u64,
+    /// How resident pages were found.
+    pub method: Method,
+    /// Every process that was alive.
+    pub processes: Vec<ProcessSnapshot>,
+}
+
+impl Snapshot {
+    /// RSS of the tree in bytes, by the kernel's exact count (`smaps_rollup`).
+    pub fn rss_bytes(&self) -> u64 {
+        self.processes.iter().map(|process| process.rss_bytes).sum()
+    }
+}
+
+/// How resident pages were found.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Method {
+    /// The `PAGEMAP_SCAN` ioctl (kernel 6.7).
+    #[default]
+    PagemapScan,
+    /// Reading `/proc/PID/pagemap`, one u64 a page.
+    Pagemap,
+}
+
+/// One process at the frozen moment.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ProcessSnapshot {
+    /// Thread-group id.
+    pub tgid: u32,
+    /// `/proc/PID/maps`, in address order.
+    pub vmas: Vec<Vma>,
+    /// Resident ranges in address order: what the kernel counts as RSS and nothing else (no zero
+    /// page, no guard pages, no PFN mappings).
+    pub resident: Vec<ResidentRange>,
+    /// `Rss` of `smaps_rollup`, in bytes: exact.
+    pub rss_bytes: u64,
+    /// `Pss` of `smaps_rollup`, in bytes.
+    pub pss_bytes: u64,
+    /// `VmHWM`, in bytes: the kernel's own high-water mark, approximate.
+    pub vm_hwm_bytes: u64,
+    /// `VmPTE`, in bytes: page tables.
+    pub page_tables_bytes: u64,
+    /// Live threads.
+    pub threads: u64,
+}
+
+impl ProcessSnapshot {
+    /// Bytes of the resident ranges. Differs from `rss_bytes` only when the scan went wrong.
+    pub fn resident_bytes(&self) -> u64 {
+        self.resident.iter().map(|range| range.end - range.start).sum()
+    }
+}
+
+/// One line of `/proc/PID/maps`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Vma {
+    /// First byte.
+    pub start: u64,
+    /// One past the last byte.
+    pub end: u64,
+    /// `PROT_READ | PROT_WRITE | PROT_EXEC` as in `rwx`.
+    pub protection: u32,
+    /// `MAP_SHARED` (`s`) rather than private (`p`).
+    pub shared: bool,
+    /// Offset in the file, in bytes.
+    pub offset: u64,
+    /// Inode; 0 for anonymous memory.
+    pub inode: u64,
+    /// Path, or the kernel's name in brackets (`[heap]`, `[anon:…]`); `None` where the column is empty.
+    pub name: Option<String>,
+}
+
+/// A run of resident pages.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ResidentRange {
+    /// First byte.
+    pub start: u64,
+    /// One past the last byte.
+    pub end: u64,
+    /// The pages come from a file or from shared memory, unchanged; otherwise they are anonymous
+    /// (private copies of file pages included).
+    pub file: bool,
+}

@@ -1,0 +1,321 @@
+//! The document that a run leaves behind: schema version 1 of `results.json`.
+//!
+//! Bytes and seconds throughout; the unit stands in the field's name. Charts and reports are drawn
+//! from this document alone, so they can be drawn again from a file. `docs/results.md` documents the
+//! schema for readers of the JSON.
+
+pub mod store;
+
+use serde::{Deserialize, Serialize};
+
+use crate::classify::{Class, Leaf};
+
+/// Version of the schema below. Raised when a field changes its meaning or goes away.
+pub const SCHEMA_VERSION: u32 = 1;
+
+/// Everything that one invocation measured.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Results {
+    /// [`SCHEMA_VERSION`] of the writer.
+    pub schema_version: u32,
+    /// Where it was measured.
+    pub host: Host,
+    /// One entry a run, in the order of running.
+    pub runs: Vec<Run>,
+}
+
+/// The machine and the settings that move memory figures.
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+pub struct Host {
+    /// Kernel release, as `uname -r` prints it.
+    pub kernel: String,
+    /// Name of the distribution (`PRETTY_NAME` of os-release).
+    pub os: String,
+    /// Model name of the first CPU.
+    pub cpu: String,
+    /// CPUs online.
+    pub cpus: u32,
+    /// Physical memory in bytes.
+    pub memory_bytes: u64,
+    /// Swap in bytes.
+    pub swap_bytes: u64,
+    /// The bracketed word of `/sys/kernel/mm/transparent_hugepage/enabled`.
+    pub transparent_hugepages: String,
+    /// `vm.overcommit_memory`
+    pub overcommit_memory: u32,
+    /// `kernel.randomize_va_space`
+    pub randomize_va_space: u32,
+    /// Version of the profiler.
+    pub profiler_version: String,
+    /// Where the eBPF object came from: built from source with which toolchain, or the committed one.
+    pub ebpf_object: String,
+}
+
+/// How a run ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Outcome {
+    /// Exit status 0 and, for a benchmark program, all tasks alive at once for long enough.
+    Completed,
+    /// The program ran, but not as it should; `reason` says what happened. Figures are those up to then.
+    Failed,
+    /// The program could not be run here; `reason` says why and what would help.
+    Unavailable,
+}
+
+/// One run of one program.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Run {
+    /// Name of the program's folder, or of the executable for any other command.
+    pub program: String,
+    /// Name for people: `Rust tokio`.
+    pub label: String,
+    /// Colour of the program in charts: `#rrggbb`; `None` lets the chart choose.
+    pub colour: Option<String>,
+    /// Versions of the runtime and of the libraries that matter.
+    pub version: String,
+    /// Command and arguments.
+    pub command: Vec<String>,
+    /// Number of concurrent tasks asked for; `None` for a command that is not a benchmark program.
+    pub tasks: Option<u64>,
+    /// Seconds that each task waits.
+    pub task_seconds: Option<f64>,
+    /// 0 for the first repeat.
+    pub repeat: u32,
+    /// When the run began: UTC, RFC 3339, whole seconds.
+    pub started_at: String,
+    /// How it ended.
+    pub outcome: Outcome,
+    /// Why it did not complete, in one sentence.
+    pub reason: Option<String>,
+    /// Exit status, 128 + signal number when a signal ended it.
+    pub exit_status: Option<i32>,
+    /// From exec to exit.
+    pub wall_seconds: f64,
+    /// From exec to the program's word that all tasks are alive.
+    pub launch_seconds: Option<f64>,
+    /// The program's own count of tasks alive at once, at its highest.
+    pub live_tasks_peak: Option<u64>,
+    /// The moment of highest RSS that was seen; `None` when the program ended before it was looked at.
+    pub peak: Option<Peak>,
+    /// RSS over time, as polled.
+    pub timeline: Vec<TimelinePoint>,
+    /// Every process of the tree.
+    pub processes: Vec<Process>,
+    /// perf counters of the tree.
+    pub counters: Counters,
+    /// How much of the event stream arrived.
+    pub events: EventCounts,
+    /// Every probe, attached or not.
+    pub probes: Vec<Probe>,
+    /// What a reader should know before trusting the figures.
+    pub warnings: Vec<String>,
+    /// Environment variables and limits that move memory figures, `NAME=value`.
+    pub settings: Vec<String>,
+}
+
+/// The composition of the tree's memory at the highest RSS that a scan saw.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Peak {
+    /// Seconds after exec.
+    pub at_seconds: f64,
+    /// RSS of the tree, summed over processes: the classes sum to this, to the byte.
+    pub rss_bytes: u64,
+    /// PSS of the tree.
+    pub pss_bytes: u64,
+    /// Sum over processes of the kernel's own high-water mark (`VmHWM`), as last read.
+    pub vm_hwm_bytes: u64,
+    /// `"A"`, `"B"` or `"C"`: how residency was followed (design section 3).
+    pub tier: String,
+    /// By how much the true peak may exceed `rss_bytes`: the kernel's high-water mark less `rss_bytes`.
+    pub error_bound_bytes: u64,
+    /// RSS by class.
+    pub classes: Classes,
+    /// RSS by leaf, largest first.
+    pub leaves: Vec<LeafBytes>,
+    /// RSS by region, largest first; small alike regions are one row with a `count`.
+    pub regions: Vec<Region>,
+    /// Memory that the kernel holds for the tree, beside RSS.
+    pub kernel: Kernel,
+    /// Live threads of the tree.
+    pub threads: u64,
+    /// Virtual memory mapped, in bytes.
+    pub reserved_bytes: u64,
+}
+
+/// Bytes by class.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct Classes {
+    /// [`Class::Stacks`]
+    pub stacks: u64,
+    /// [`Class::Heap`]
+    pub heap: u64,
+    /// [`Class::Runtime`]
+    pub runtime: u64,
+    /// [`Class::Unclassified`]
+    pub unclassified: u64,
+}
+
+impl Classes {
+    /// Bytes of one class.
+    pub fn get(&self, class: Class) -> u64 {
+        match class {
+            Class::Stacks => self.stacks,
+            Class::Heap => self.heap,
+            Class::Runtime => self.runtime,
+            Class::Unclassified => self.unclassified,
+        }
+    }
+
+    /// Adds to one class.
+    pub fn add(&mut self, class: Class, bytes: u64) {
+        *match class {
+            Class::Stacks => &mut self.stacks,
+            Class::Heap => &mut self.heap,
+            Class::Runtime => &mut self.runtime,
+            Class::Unclassified => &mut self.unclassified,
+        } += bytes;
+    }
+
+    /// Sum over the classes: RSS.
+    pub fn total(&self) -> u64 {
+        self.stacks + self.heap + self.runtime + self.unclassified
+    }
+}
+
+/// Bytes of one leaf.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LeafBytes {
+    /// The class that the leaf is part of.
+    pub class: Class,
+    /// The leaf.
+    pub leaf: Leaf,
+    /// Resident bytes.
+    pub bytes: u64,
+}
+
+/// One region of one process, or several alike ones.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Region {
+    /// Process that the region belongs to.
+    pub tgid: u32,
+    /// First byte, hexadecimal; `None` for a row that stands for several regions.
+    pub start: Option<String>,
+    /// Regions that this row stands for.
+    pub count: u64,
+    /// Bytes of address space.
+    pub length_bytes: u64,
+    /// Resident bytes.
+    pub resident_bytes: u64,
+    /// What the rule says it is.
+    pub kind: String,
+    /// Id of the rule that fired.
+    pub rule: String,
+    /// The leaf it counts as.
+    pub leaf: Leaf,
+    /// Path of the mapped file, or the kernel's or program's name for the mapping.
+    pub backing: Option<String>,
+}
+
+/// Memory that the kernel holds for the tree, outside RSS. A `None` part was not measured.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct Kernel {
+    /// Kernel stacks of live threads.
+    pub stacks_bytes: Option<u64>,
+    /// Page tables.
+    pub page_tables_bytes: Option<u64>,
+    /// Slab objects: task_struct, VMAs, files, timers.
+    pub slab_bytes: Option<u64>,
+    /// What the cross-check counted and the parts above do not explain.
+    pub other_bytes: Option<u64>,
+    /// How it was measured or estimated.
+    pub source: String,
+}
+
+impl Kernel {
+    /// Sum of the parts that were measured.
+    pub fn total(&self) -> u64 {
+        [self.stacks_bytes, self.page_tables_bytes, self.slab_bytes, self.other_bytes].into_iter().flatten().sum()
+    }
+}
+
+/// RSS of the tree at one moment.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub struct TimelinePoint {
+    /// Seconds after exec.
+    pub seconds: f64,
+    /// RSS of the tree as `statm` gives it.
+    pub rss_bytes: u64,
+    /// By class, where a scan was made at this moment.
+    pub classes: Option<Classes>,
+}
+
+/// One process of the tree.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Process {
+    /// Its thread-group id.
+    pub tgid: u32,
+    /// Its parent in the tree; `None` for the command itself.
+    pub parent: Option<u32>,
+    /// Last image that it executed.
+    pub executable: String,
+    /// Which runtime it was recognised as.
+    pub runtime: String,
+    /// Its RSS at the tree's peak; 0 when it was not alive then.
+    pub rss_bytes_at_peak: u64,
+    /// Most threads alive at once.
+    pub threads_peak: u64,
+}
+
+/// perf counters of the tree, over the whole run. `None`: the counter could not be opened.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct Counters {
+    /// CPU time in ns.
+    pub task_clock_ns: Option<u64>,
+    /// Minor page faults.
+    pub minor_faults: Option<u64>,
+    /// Major page faults.
+    pub major_faults: Option<u64>,
+    /// Context switches.
+    pub context_switches: Option<u64>,
+    /// CPU cycles (hardware).
+    pub cycles: Option<u64>,
+    /// Instructions retired (hardware).
+    pub instructions: Option<u64>,
+}
+
+/// How much of the event stream arrived, and what had to be repaired.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct EventCounts {
+    /// Events received.
+    pub seen: u64,
+    /// Events lost because the ring was full.
+    pub dropped: u64,
+    /// Scans taken.
+    pub scans: u64,
+    /// Scans at which the region map and `/proc/PID/maps` disagreed.
+    pub disagreeing_scans: u64,
+    /// Bytes of address space on which they disagreed, summed over scans.
+    pub disagreeing_bytes: u64,
+}
+
+/// One probe.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Probe {
+    /// Where it attaches: `syscalls:sys_enter_mmap`.
+    pub name: String,
+    /// Attached or off.
+    pub state: ProbeState,
+    /// Why it is off.
+    pub reason: Option<String>,
+}
+
+/// Whether a probe runs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ProbeState {
+    /// It runs.
+    Attached,
+    /// It does not; the reason stands beside it.
+    Off,
+}
