@@ -1,0 +1,169 @@
+//! `syscalls:sys_enter_*` and `sys_exit_*` of the calls that shape an address space.
+//!
+//! One program serves every entry and one every exit: both records carry the number of the call, so
+//! the number itself is the kind of the record. The arguments wait in [`IN_FLIGHT`] between the two,
+//! because only the exit knows whether the call succeeded and where the mapping went.
+//!
+//! ```text
+//! name: sys_enter_mmap                     name: sys_exit_mmap
+//!   field:int __syscall_nr;  offset:8        field:int __syscall_nr;  offset:8
+//!   field:unsigned long addr; offset:16      field:long ret;          offset:16
+//!   …one word an argument
+//! ```
+
+use aya_ebpf::{
+    helpers::{bpf_ktime_get_ns, bpf_probe_read_user, bpf_probe_read_user_str_bytes},
+    macros::{map, tracepoint},
+    maps::HashMap,
+    programs::TracePointContext,
+};
+use profiler_ebpf::{NAME_LEN, NamedRecord, Record, counter, kind};
+
+use crate::{
+    follow::{Caller, followed_caller},
+    maps::{count, write},
+};
+
+const NUMBER_OFFSET: usize = 8;
+const ARGS_OFFSET: usize = 16;
+const RESULT_OFFSET: usize = 16;
+
+/// `include/uapi/linux/prctl.h`
+const PR_SET_VMA: u64 = 0x5356_4d41;
+
+/// Offsets of `flags`, `stack` and `stack_size` in `struct clone_args`
+/// (`include/uapi/linux/sched.h`), in words.
+const CLONE_ARGS_FLAGS: usize = 0;
+const CLONE_ARGS_STACK: usize = 5;
+const CLONE_ARGS_STACK_SIZE: usize = 6;
+
+/// A call that was entered and has not returned.
+#[derive(Clone, Copy)]
+#[repr(C)]
+pub struct InFlight {
+    pub began_ns: u64,
+    pub args: [u64; 6],
+}
+
+/// By thread. Threads that sleep in one of the hooked calls are few (a lock on the address space),
+/// and a full table is counted.
+#[map]
+pub static IN_FLIGHT: HashMap<u64, InFlight> = HashMap::with_max_entries(16_384, 0);
+
+#[tracepoint]
+pub fn enter_syscall(ctx: TracePointContext) -> u32 {
+    if let Some(caller) = followed_caller() {
+        let _ = try_enter(&ctx, &caller);
+    }
+    0
+}
+
+#[inline(always)]
+fn try_enter(ctx: &TracePointContext, caller: &Caller) -> Result<(), i32> {
+    // SAFETY: both offsets lie inside the record of every sys_enter tracepoint; words past the last
+    // argument of a call are read from the same per-CPU buffer and never looked at.
+    let (number, mut args) = unsafe {
+        (
+            ctx.read_at::<u32>(NUMBER_OFFSET)?,
+            ctx.read_at::<[u64; 6]>(ARGS_OFFSET)?,
+        )
+    };
+    match number {
+        kind::PRCTL if args[0] != PR_SET_VMA => return Ok(()),
+        kind::SIGALTSTACK => {
+            if args[0] == 0 {
+                return Ok(());
+            }
+            // `stack_t` is { void *ss_sp; int ss_flags; size_t ss_size; }
+            // SAFETY: reads through a user pointer, which the helper checks.
+            let stack = unsafe { bpf_probe_read_user(args[0] as *const [u64; 3])? };
+            const SS_DISABLE: u32 = 2;
+            args[1] = if stack[1] as u32 & SS_DISABLE != 0 {
+                0
+            } else {
+                stack[2]
+            };
+            args[0] = stack[0];
+        }
+        kind::CLONE => {
+            // clone(flags, top of the stack, …): the lowest byte is not told.
+            args[2] = args[1];
+            args[1] = 0;
+        }
+        kind::CLONE3 => {
+            // SAFETY: as above. The smallest version of the struct holds these seven words and one more.
+            let clone_args = unsafe { bpf_probe_read_user(args[0] as *const [u64; 7])? };
+            args[0] = clone_args[CLONE_ARGS_FLAGS];
+            args[1] = clone_args[CLONE_ARGS_STACK];
+            args[2] = clone_args[CLONE_ARGS_STACK].wrapping_add(clone_args[CLONE_ARGS_STACK_SIZE]);
+        }
+        _ => {}
+    }
+    // SAFETY: the helper has no preconditions.
+    let began_ns = unsafe { bpf_ktime_get_ns() };
+    if IN_FLIGHT
+        .insert(caller.key(), InFlight { began_ns, args }, 0)
+        .is_err()
+    {
+        count(counter::IN_FLIGHT_FULL);
+    }
+    Ok(())
+}
+
+#[tracepoint]
+pub fn exit_syscall(ctx: TracePointContext) -> u32 {
+    if let Some(caller) = followed_caller() {
+        let _ = try_exit(&ctx, &caller);
+    }
+    0
+}
+
+#[inline(always)]
+fn try_exit(ctx: &TracePointContext, caller: &Caller) -> Result<(), i32> {
+    let key = caller.key();
+    // SAFETY: only this thread inserts and removes its own key, so the value stays while it is copied.
+    let Some(call) = (unsafe { IN_FLIGHT.get(key).copied() }) else {
+        return Ok(());
+    };
+    let _ = IN_FLIGHT.remove(key);
+    // SAFETY: both offsets lie inside the record of every sys_exit tracepoint.
+    let (number, result) = unsafe {
+        (
+            ctx.read_at::<u32>(NUMBER_OFFSET)?,
+            ctx.read_at::<i64>(RESULT_OFFSET)?,
+        )
+    };
+    // The highest 4095 values are errors (include/linux/err.h); a clone was recorded as a new task.
+    if (-4095..0).contains(&result) || number == kind::CLONE || number == kind::CLONE3 {
+        return Ok(());
+    }
+    let record = Record {
+        began_ns: call.began_ns,
+        // SAFETY: the helper has no preconditions.
+        ended_ns: unsafe { bpf_ktime_get_ns() },
+        args: call.args,
+        result,
+        kind: number,
+        tgid: caller.tgid,
+        tid: caller.tid,
+        padding: 0,
+    };
+    match number {
+        kind::PRCTL => write(named(record, call.args[4])),
+        kind::MEMFD_CREATE => write(named(record, call.args[0])),
+        _ => write(record),
+    }
+    Ok(())
+}
+
+/// `record` with the string at user address `address`; empty when it cannot be read.
+#[inline(always)]
+fn named(record: Record, address: u64) -> NamedRecord {
+    let mut named = NamedRecord {
+        record,
+        name: [0; NAME_LEN],
+    };
+    // SAFETY: reads through a user pointer, which the helper checks; it writes at most NAME_LEN bytes.
+    let _ = unsafe { bpf_probe_read_user_str_bytes(address as *const u8, &mut named.name) };
+    named
+}
