@@ -8,11 +8,5 @@
 
 pub mod units;
 
-pub mod events;
-pub mod regions;
-pub mod residency;
-
-pub mod classify;
-pub mod results;
-
-pub mod charts;
+pub mod launch;
+pub mod probes;

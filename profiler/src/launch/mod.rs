@@ -1,0 +1,6 @@
+//! Starting the target, and ending it: the group that holds it together, the child that waits until
+//! all probes are attached, the guardian that outlives us.
+
+pub mod group;
+pub mod guardian;
+pub mod held;

@@ -1,0 +1,288 @@
+//! Loads the eBPF object and attaches its programs.
+//!
+//! Attaches to `syscalls:sys_{enter,exit}_*` of [`SYSCALLS`], `task:task_newtask`,
+//! `sched:sched_process_exec` and `sched:sched_process_exit`; produces the ring of records that
+//! [`crate::events::decode`] understands.
+
+use std::io;
+
+use aya::{
+    Ebpf, EbpfError, EbpfLoader,
+    maps::{HashMap, MapData, MapError, PerCpuArray, RingBuf},
+    programs::{ProgramError, TracePoint},
+};
+use profiler_ebpf::{counter, names};
+use serde::{Deserialize, Serialize};
+use thiserror::Error;
+
+use super::{
+    object,
+    tracefs::{self, TracefsError},
+};
+
+/// The hooked calls: name, and whether the region map is right without it. A call that this kernel
+/// does not have cannot be made either, so a missing tracepoint costs nothing.
+const SYSCALLS: [&str; 12] = [
+    "mmap",
+    "munmap",
+    "mremap",
+    "brk",
+    "mprotect",
+    "pkey_mprotect",
+    "madvise",
+    "clone",
+    "clone3",
+    "memfd_create",
+    "sigaltstack",
+    "prctl",
+];
+
+/// One probe.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Probe {
+    /// Where it attaches: `syscalls:sys_enter_mmap`.
+    pub name: String,
+    /// Attached or off.
+    pub state: ProbeState,
+    /// Why it is off.
+    pub reason: Option<String>,
+}
+
+/// Whether a probe runs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ProbeState {
+    /// It runs.
+    Attached,
+    /// It does not; the reason stands beside it.
+    Off,
+}
+
+/// Why the probes could not be attached.
+#[derive(Debug, Error)]
+pub enum AttachError {
+    /// The kernel refuses BPF to this user.
+    #[error(
+        "no permission to load eBPF programs: seen {seen}, expected root or CAP_BPF and CAP_PERFMON; try `sudo profiler …`"
+    )]
+    Permission {
+        /// Effective uid and the sysctl that matters.
+        seen: String,
+    },
+    /// The kernel lacks something that the probes need.
+    #[error(
+        "this kernel ({release}) refuses the probes: {reason}; expected Linux 5.10 or later with CONFIG_BPF_SYSCALL and tracepoints"
+    )]
+    Kernel {
+        /// `uname -r`
+        release: String,
+        /// What failed.
+        reason: String,
+    },
+    /// tracefs is needed to find tracepoints.
+    #[error(transparent)]
+    Tracefs(#[from] TracefsError),
+    /// The object and this program do not fit each other: a bug.
+    #[error("the eBPF object lacks {0}; this is a bug")]
+    Object(String),
+    /// A map could not be used.
+    #[error("eBPF map: {0}")]
+    Map(#[from] MapError),
+}
+
+/// The attached probes. Dropping them detaches everything.
+pub struct Probes {
+    /// Records from the kernel.
+    pub ring: RingBuf<MapData>,
+    followed: HashMap<MapData, u32, u8>,
+    counters: PerCpuArray<MapData, u64>,
+    /// Every probe and its state.
+    pub states: Vec<Probe>,
+    /// Keeps programs and links alive.
+    _ebpf: Ebpf,
+}
+
+impl Probes {
+    /// Loads and attaches everything. `ring_bytes` is a power of two.
+    pub fn attach(ring_bytes: u32) -> Result<Probes, AttachError> {
+        tracefs::make_available()
+            .or_else(|error| if has_permission() { Err(error) } else { Ok(()) })?;
+        let offset = |category, name, field| {
+            tracefs::field_offset(category, name, field).map_err(as_permission)
+        };
+        let newtask_pid = offset("task", "task_newtask", "pid")?;
+        let newtask_flags = offset("task", "task_newtask", "clone_flags")?;
+        let exec_filename = offset("sched", "sched_process_exec", "filename")?;
+        let exec_old_pid = offset("sched", "sched_process_exec", "old_pid")?;
+
+        let mut ebpf = EbpfLoader::new()
+            .override_global(names::NEWTASK_PID_OFFSET, &newtask_pid, true)
+            .override_global(names::NEWTASK_FLAGS_OFFSET, &newtask_flags, true)
+            .override_global(names::EXEC_FILENAME_OFFSET, &exec_filename, true)
+            .override_global(names::EXEC_OLD_PID_OFFSET, &exec_old_pid, true)
+            .map_max_entries(names::RING, ring_bytes)
+            .load(object::BYTES)
+            .map_err(load_error)?;
+
+        let mut states = Vec::new();
+        let entries = SYSCALLS.map(|call| ("syscalls", format!("sys_enter_{call}")));
+        let exits = SYSCALLS.map(|call| ("syscalls", format!("sys_exit_{call}")));
+        attach_program(
+            &mut ebpf,
+            names::NEWTASK,
+            &[("task", "task_newtask".into())],
+            &mut states,
+        )?;
+        attach_program(
+            &mut ebpf,
+            names::EXEC,
+            &[("sched", "sched_process_exec".into())],
+            &mut states,
+        )?;
+        attach_program(
+            &mut ebpf,
+            names::EXIT,
+            &[("sched", "sched_process_exit".into())],
+            &mut states,
+        )?;
+        // Entries first: an exit without its entry is ignored, an entry without its exit would stay.
+        attach_program(&mut ebpf, names::ENTER_SYSCALL, &entries, &mut states)?;
+        attach_program(&mut ebpf, names::EXIT_SYSCALL, &exits, &mut states)?;
+
+        let mut take = |name: &str| {
+            ebpf.take_map(name)
+                .ok_or_else(|| AttachError::Object(format!("map {name}")))
+        };
+        Ok(Probes {
+            ring: RingBuf::try_from(take(names::RING)?)?,
+            followed: HashMap::try_from(take(names::FOLLOWED)?)?,
+            counters: PerCpuArray::try_from(take(names::COUNTERS)?)?,
+            states,
+            _ebpf: ebpf,
+        })
+    }
+
+    /// Follows a process; its future children are followed by the kernel side itself.
+    pub fn follow(&mut self, tgid: u32) -> Result<(), AttachError> {
+        Ok(self.followed.insert(tgid, 1, 0)?)
+    }
+
+    /// Forgets a process that has ended, so that a new one with its number is not taken for it.
+    pub fn forget(&mut self, tgid: u32) {
+        // Not there: the process was never followed, which is what we want.
+        let _ = self.followed.remove(&tgid);
+    }
+
+    /// How many probes run.
+    pub fn attached(&self) -> usize {
+        self.states
+            .iter()
+            .filter(|probe| probe.state == ProbeState::Attached)
+            .count()
+    }
+
+    /// Records lost so far, for whatever reason.
+    pub fn dropped(&self) -> Result<u64, AttachError> {
+        let mut total = 0;
+        for index in 0..counter::COUNT {
+            total += self.counters.get(&index, 0)?.iter().sum::<u64>();
+        }
+        Ok(total)
+    }
+}
+
+fn attach_program(
+    ebpf: &mut Ebpf,
+    program: &str,
+    tracepoints: &[(&str, String)],
+    states: &mut Vec<Probe>,
+) -> Result<(), AttachError> {
+    let program: &mut TracePoint = ebpf
+        .program_mut(program)
+        .and_then(|found| found.try_into().ok())
+        .ok_or_else(|| AttachError::Object(format!("program {program}")))?;
+    program.load().map_err(program_error)?;
+    for (category, name) in tracepoints {
+        let (state, reason) = match program.attach(category, name) {
+            Ok(_) => (ProbeState::Attached, None),
+            Err(error) if *category == "syscalls" => (ProbeState::Off, Some(error.to_string())),
+            Err(error) => return Err(program_error(error)),
+        };
+        states.push(Probe {
+            name: format!("{category}:{name}"),
+            state,
+            reason,
+        });
+    }
+    Ok(())
+}
+
+fn load_error(error: EbpfError) -> AttachError {
+    match error {
+        EbpfError::MapError(_) if !has_permission() => permission_error(),
+        EbpfError::ProgramError(error) => program_error(error),
+        error => kernel_error(&error),
+    }
+}
+
+fn program_error(error: ProgramError) -> AttachError {
+    if has_permission() {
+        kernel_error(&error)
+    } else {
+        permission_error()
+    }
+}
+
+/// A file of tracefs that cannot be read says "not root" more often than anything else.
+fn as_permission(error: TracefsError) -> AttachError {
+    if has_permission() {
+        error.into()
+    } else {
+        permission_error()
+    }
+}
+
+fn kernel_error(error: &dyn std::error::Error) -> AttachError {
+    let release =
+        nix::sys::utsname::uname().map(|names| names.release().to_string_lossy().into_owned());
+    let mut reason = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        reason = format!("{reason}: {cause}");
+        source = cause.source();
+    }
+    AttachError::Kernel {
+        release: release.unwrap_or_default(),
+        reason,
+    }
+}
+
+fn permission_error() -> AttachError {
+    let sysctl =
+        std::fs::read_to_string("/proc/sys/kernel/unprivileged_bpf_disabled").unwrap_or_default();
+    AttachError::Permission {
+        seen: format!(
+            "uid {} (kernel.unprivileged_bpf_disabled={})",
+            nix::unistd::geteuid(),
+            sysctl.trim()
+        ),
+    }
+}
+
+/// Whether this process has `CAP_SYS_ADMIN`, or both `CAP_BPF` and `CAP_PERFMON`
+/// (`include/uapi/linux/capability.h`).
+pub fn has_permission() -> bool {
+    const CAP_SYS_ADMIN: u64 = 1 << 21;
+    const CAP_PERFMON: u64 = 1 << 38;
+    const CAP_BPF: u64 = 1 << 39;
+    let effective = effective_capabilities().unwrap_or(0);
+    effective & CAP_SYS_ADMIN != 0 || effective & (CAP_BPF | CAP_PERFMON) == CAP_BPF | CAP_PERFMON
+}
+
+fn effective_capabilities() -> io::Result<u64> {
+    let status = std::fs::read_to_string("/proc/self/status")?;
+    let line = status.lines().find_map(|line| line.strip_prefix("CapEff:"));
+    Ok(line
+        .and_then(|hex| u64::from_str_radix(hex.trim(), 16).ok())
+        .unwrap_or(0))
+}
