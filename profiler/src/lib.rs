@@ -10,3 +10,5 @@ pub mod units;
 
 pub mod launch;
 pub mod probes;
+
+pub mod events;
