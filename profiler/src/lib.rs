@@ -12,3 +12,4 @@ pub mod launch;
 pub mod probes;
 
 pub mod events;
+pub mod residency;

@@ -1,9 +1,18 @@
 //! Which pages are resident: a [`Snapshot`] of the frozen tree.
 //!
-//! [`scan`] takes it from `/proc`; the types here are plain values, so that a recorded one serves as
-//! well.
+//! [`freeze`] holds the tree still, [`scan`] takes the snapshot from `/proc`; the types here are
+//! plain values, so that a recorded one serves as well.
 
+pub mod freeze;
 pub mod scan;
+
+mod pagemap;
+mod pagemap_scan;
+mod proc_files;
+mod ranges;
+mod reconcile;
+
+pub use proc_files::{StatmReader, vm_hwm_bytes};
 
 use serde::{Deserialize, Serialize};
 
@@ -14,7 +23,7 @@ pub struct Snapshot {
     pub taken_ns: u64,
     /// How resident pages were found.
     pub method: Method,
-    /// Every process that was alive.
+    /// Every process that was alive and has memory of its own (see [`scan::scan_tree`]).
     pub processes: Vec<ProcessSnapshot>,
 }
 
@@ -56,12 +65,21 @@ pub struct ProcessSnapshot {
     pub page_tables_bytes: u64,
     /// Live threads.
     pub threads: u64,
+    /// `rss_bytes` less the bytes of `resident`, after every correction with a known cause: 0 in a
+    /// good scan. Positive: the kernel counts pages that the scan did not see; negative: the scan
+    /// saw pages that the kernel does not count. It is never spread over the ranges.
+    #[serde(default)]
+    pub unexplained_bytes: i64,
 }
 
 impl ProcessSnapshot {
-    /// Bytes of the resident ranges. Differs from `rss_bytes` only when the scan went wrong.
+    /// Bytes of the resident ranges. Differs from `rss_bytes` by
+    /// `unexplained_bytes`, which is 0 unless the scan went wrong.
     pub fn resident_bytes(&self) -> u64 {
-        self.resident.iter().map(|range| range.end - range.start).sum()
+        self.resident
+            .iter()
+            .map(|range| range.end - range.start)
+            .sum()
     }
 }
 
