@@ -12,4 +12,5 @@ pub mod launch;
 pub mod probes;
 
 pub mod events;
+pub mod regions;
 pub mod residency;

@@ -1,0 +1,88 @@
+//! The call behind a range: [`Origin`].
+
+use std::ops::Range;
+
+use super::{PROT_NONE, PROT_RWX};
+
+/// Index of an [`Origin`] in its [`AddressSpace`](super::AddressSpace). A copy made by fork keeps the
+/// numbers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct OriginId(pub u32);
+
+/// Who asked for a range of memory, when, and with which arguments.
+///
+/// It describes the call, not what became of its range: `start` and `length` stay what they were
+/// when parts are unmapped or moved elsewhere.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Origin {
+    /// The call and its arguments.
+    pub kind: OriginKind,
+    /// Process of the caller; 0 when no call was seen ([`OriginKind::Unknown`]).
+    pub tgid: u32,
+    /// Thread of the caller; 0 when no call was seen.
+    pub tid: u32,
+    /// When the call was entered: `CLOCK_MONOTONIC`, in ns; 0 when no call was seen.
+    pub began_ns: u64,
+    /// First byte of the range.
+    pub start: u64,
+    /// Bytes, whole pages. For [`OriginKind::Brk`] those of the first growth.
+    pub length: u64,
+}
+
+/// How a range came to be.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum OriginKind {
+    /// `mmap`, with its arguments as the program gave them.
+    Mmap {
+        /// 0 when the kernel was free to choose.
+        hint: u64,
+        /// Bytes, not rounded to pages.
+        length: u64,
+        /// `PROT_*`
+        protection: u32,
+        /// `MAP_*`
+        flags: u32,
+        /// File descriptor, -1 for anonymous memory.
+        fd: i32,
+        /// Offset in the file, in bytes.
+        offset: u64,
+    },
+    /// Growth of the program break. All growth in one address space shares one origin.
+    Brk,
+    /// Put there by the kernel at exec: the image, `ld.so`, the main stack, the vdso. Adopted from
+    /// `/proc/PID/maps`.
+    Exec,
+    /// Adopted from `/proc/PID/maps`, and no call that explains it was seen.
+    Unknown,
+}
+
+impl Origin {
+    /// The range the call was given.
+    pub fn range(&self) -> Range<u64> {
+        self.start..self.start + self.length
+    }
+
+    /// `MAP_*` of an `mmap`, 0 for anything else.
+    pub fn mmap_flags(&self) -> u32 {
+        match self.kind {
+            OriginKind::Mmap { flags, .. } => flags,
+            OriginKind::Brk | OriginKind::Exec | OriginKind::Unknown => 0,
+        }
+    }
+
+    /// The `mmap` carried this `MAP_*` flag, such as `libc::MAP_STACK`.
+    pub fn has_flag(&self, flag: i32) -> bool {
+        self.mmap_flags() & flag as u32 != 0
+    }
+
+    /// An `mmap` that asked for address space and no access: memory is committed in it later, by
+    /// `mprotect` or by laying another `mmap` on it.
+    pub fn is_reservation(&self) -> bool {
+        matches!(self.kind, OriginKind::Mmap { protection, .. } if protection & PROT_RWX == PROT_NONE)
+    }
+
+    /// An `mmap` of a file (a memfd counts as one).
+    pub fn is_file(&self) -> bool {
+        matches!(self.kind, OriginKind::Mmap { .. }) && !self.has_flag(libc::MAP_ANONYMOUS)
+    }
+}
