@@ -14,3 +14,7 @@ pub mod probes;
 pub mod events;
 pub mod regions;
 pub mod residency;
+
+pub mod classify;
+pub mod kernel_memory;
+pub mod peak;

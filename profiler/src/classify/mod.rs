@@ -1,6 +1,11 @@
 //! From regions to classes: every resident page gets exactly one [`Leaf`], leaves roll up into
 //! [`Class`]es, and the classes sum to RSS.
 
+pub mod compose;
+pub mod evidence;
+pub mod rules;
+pub mod runtime;
+
 use serde::{Deserialize, Serialize};
 
 /// What the memory is for. The four sum to RSS exactly.
@@ -19,7 +24,12 @@ pub enum Class {
 
 impl Class {
     /// All classes, in the order in which tables and charts show them.
-    pub const ALL: [Class; 4] = [Class::Stacks, Class::Heap, Class::Runtime, Class::Unclassified];
+    pub const ALL: [Class; 4] = [
+        Class::Stacks,
+        Class::Heap,
+        Class::Runtime,
+        Class::Unclassified,
+    ];
 
     /// The name in tables, legends and JSON.
     pub fn name(self) -> &'static str {
@@ -50,6 +60,8 @@ pub enum Leaf {
     MallocLarge,
     /// A garbage-collected or otherwise managed heap, undivided.
     ManagedHeap,
+    /// Memory that processes can share: `MAP_SHARED` without a file, memfds, `/dev/shm`.
+    SharedMemory,
     /// Program text, data, bss of the executable and its libraries, the dynamic loader, vdso.
     Image,
     /// Other mapped files.
@@ -72,8 +84,13 @@ impl Leaf {
     /// The class that this leaf is part of.
     pub fn class(self) -> Class {
         match self {
-            Leaf::NativeStack | Leaf::CachedStack | Leaf::AlternateStack | Leaf::InterpreterStack => Class::Stacks,
-            Leaf::Malloc | Leaf::MallocLarge | Leaf::ManagedHeap => Class::Heap,
+            Leaf::NativeStack
+            | Leaf::CachedStack
+            | Leaf::AlternateStack
+            | Leaf::InterpreterStack => Class::Stacks,
+            Leaf::Malloc | Leaf::MallocLarge | Leaf::ManagedHeap | Leaf::SharedMemory => {
+                Class::Heap
+            }
             Leaf::Image
             | Leaf::File
             | Leaf::Jit
@@ -83,5 +100,45 @@ impl Leaf {
             | Leaf::RuntimeInternal => Class::Runtime,
             Leaf::Unknown => Class::Unclassified,
         }
+    }
+}
+
+/// Bytes by class.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct Classes {
+    /// [`Class::Stacks`]
+    pub stacks: u64,
+    /// [`Class::Heap`]
+    pub heap: u64,
+    /// [`Class::Runtime`]
+    pub runtime: u64,
+    /// [`Class::Unclassified`]
+    pub unclassified: u64,
+}
+
+impl Classes {
+    /// Bytes of one class.
+    pub fn get(&self, class: Class) -> u64 {
+        match class {
+            Class::Stacks => self.stacks,
+            Class::Heap => self.heap,
+            Class::Runtime => self.runtime,
+            Class::Unclassified => self.unclassified,
+        }
+    }
+
+    /// Adds to one class.
+    pub fn add(&mut self, class: Class, bytes: u64) {
+        *match class {
+            Class::Stacks => &mut self.stacks,
+            Class::Heap => &mut self.heap,
+            Class::Runtime => &mut self.runtime,
+            Class::Unclassified => &mut self.unclassified,
+        } += bytes;
+    }
+
+    /// Sum over the classes: RSS.
+    pub fn total(&self) -> u64 {
+        self.stacks + self.heap + self.runtime + self.unclassified
     }
 }

@@ -1,0 +1,345 @@
+//! A snapshot of resident pages and the region map → how the memory of the tree is composed.
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    ops::Range,
+};
+
+use rangemap::RangeMap;
+
+use super::{
+    Class, Classes, Leaf,
+    evidence::{Evidence, ProcessFacts, StackUse},
+    rules::{Rule, classify},
+    runtime::{Image, Runtime},
+};
+use crate::{
+    regions::{AddressSpace, LowerEnd, OriginKind, Piece, Process, ProcessTree},
+    residency::{ProcessSnapshot, ResidentRange, Snapshot, Vma},
+    units::KIB,
+};
+
+/// The memory of the tree at one moment.
+#[derive(Debug, Clone)]
+pub struct Composition {
+    /// When: `CLOCK_MONOTONIC`, in ns.
+    pub taken_ns: u64,
+    /// RSS of the tree in bytes: the sum over `regions`.
+    pub rss_bytes: u64,
+    /// PSS of the tree in bytes.
+    pub pss_bytes: u64,
+    /// Address space of the tree in bytes.
+    pub reserved_bytes: u64,
+    /// Page tables of the tree in bytes.
+    pub page_tables_bytes: u64,
+    /// Live threads of the tree.
+    pub threads: u64,
+    /// RSS by class; sums to `rss_bytes`.
+    pub classes: Classes,
+    /// RSS by leaf; sums to `rss_bytes`.
+    pub leaves: BTreeMap<Leaf, u64>,
+    /// Every region with a resident page.
+    pub regions: Vec<ClassifiedRegion>,
+    /// RSS in bytes and runtime of each process.
+    pub processes: Vec<(u32, u64, Runtime)>,
+}
+
+/// A region of one process and the rule that fired for it.
+#[derive(Debug, Clone)]
+pub struct ClassifiedRegion {
+    /// Process.
+    pub tgid: u32,
+    /// Address range.
+    pub range: Range<u64>,
+    /// Resident bytes in it.
+    pub resident_bytes: u64,
+    /// The rule; its leaf is the region's.
+    pub rule: &'static Rule,
+    /// Path of the mapped file, or the kernel's or program's name; `None` for anonymous memory.
+    pub backing: Option<String>,
+}
+
+/// Classifies every resident page of a snapshot. `images` holds the executable of each process.
+///
+/// Pages that the kernel counts and the scan could not place (`unexplained_bytes`) become a region of
+/// their own that no rule explains, so the sum stays exact. Should the scan have placed more than the
+/// kernel counts, RSS is what it placed.
+pub fn compose(
+    snapshot: &Snapshot,
+    tree: &ProcessTree,
+    images: &HashMap<u32, Image>,
+) -> Composition {
+    let mut composition = Composition {
+        taken_ns: snapshot.taken_ns,
+        rss_bytes: 0,
+        pss_bytes: snapshot
+            .processes
+            .iter()
+            .map(|process| process.pss_bytes)
+            .sum(),
+        reserved_bytes: 0,
+        page_tables_bytes: snapshot
+            .processes
+            .iter()
+            .map(|process| process.page_tables_bytes)
+            .sum(),
+        threads: snapshot
+            .processes
+            .iter()
+            .map(|process| process.threads)
+            .sum(),
+        classes: Classes::default(),
+        leaves: BTreeMap::new(),
+        regions: Vec::new(),
+        processes: Vec::new(),
+    };
+    let no_image = Image::default();
+    let unseen = AddressSpace::empty();
+    for process in &snapshot.processes {
+        let image = images.get(&process.tgid).unwrap_or(&no_image);
+        let runtime = Runtime::recognise(image, &process.vmas);
+        let space = tree.space(process.tgid).unwrap_or(&unseen);
+        composition.reserved_bytes += process
+            .vmas
+            .iter()
+            .map(|vma| vma.end - vma.start)
+            .sum::<u64>();
+        let regions = classify_process(process, space, tree.process(process.tgid), runtime);
+        let rss_bytes = regions.iter().map(|region| region.resident_bytes).sum();
+        composition
+            .processes
+            .push((process.tgid, rss_bytes, runtime));
+        composition.rss_bytes += rss_bytes;
+        composition.regions.extend(regions);
+    }
+    for region in &composition.regions {
+        composition
+            .classes
+            .add(region.rule.leaf.class(), region.resident_bytes);
+        *composition.leaves.entry(region.rule.leaf).or_default() += region.resident_bytes;
+    }
+    composition
+}
+
+fn classify_process(
+    process: &ProcessSnapshot,
+    space: &AddressSpace,
+    threads: Option<&Process>,
+    runtime: Runtime,
+) -> Vec<ClassifiedRegion> {
+    let facts = ProcessFacts::gather(runtime, space, &process.vmas);
+    let stacks = threads
+        .map(|threads| stack_ranges(threads, space, runtime))
+        .unwrap_or_default();
+    let mut resident = Resident::new(&process.resident);
+    let mut regions = Vec::new();
+    for vma in &process.vmas {
+        for (range, piece, stack) in parts(vma, space, &stacks) {
+            let resident_bytes = resident.bytes_in(&range);
+            if resident_bytes == 0 {
+                continue;
+            }
+            let evidence = Evidence {
+                facts: &facts,
+                vma,
+                piece,
+                origin: piece.map(|piece| space.origin(piece.origin)),
+                ground: piece
+                    .and_then(|piece| piece.reserved_by)
+                    .map(|id| space.origin(id)),
+                given_name: piece.and_then(|piece| piece.name).map(|id| space.name(id)),
+                stack,
+            };
+            regions.push(ClassifiedRegion {
+                tgid: process.tgid,
+                range,
+                resident_bytes,
+                rule: classify(&evidence),
+                backing: vma
+                    .name
+                    .clone()
+                    .or_else(|| evidence.given_name.map(str::to_owned)),
+            });
+        }
+    }
+    let placed: u64 = regions.iter().map(|region| region.resident_bytes).sum();
+    if let Some(resident_bytes) = process
+        .rss_bytes
+        .checked_sub(placed)
+        .filter(|&bytes| bytes > 0)
+    {
+        let rule = super::rules::RULES.last().expect("the table is not empty");
+        let backing = Some("counted by the kernel, not seen by the scan".to_owned());
+        regions.push(ClassifiedRegion {
+            tgid: process.tgid,
+            range: 0..0,
+            resident_bytes,
+            rule,
+            backing,
+        });
+    }
+    regions
+}
+
+type Part<'a> = (Range<u64>, Option<&'a Piece>, Option<StackUse>);
+
+/// A VMA cut where a piece of the region map or a stack begins or ends.
+fn parts<'a>(
+    vma: &Vma,
+    space: &'a AddressSpace,
+    stacks: &RangeMap<u64, StackUse>,
+) -> Vec<Part<'a>> {
+    let whole = vma.start..vma.end;
+    let mut pieces: Vec<(Range<u64>, Option<&Piece>)> = space
+        .overlapping(&whole)
+        .map(|(range, piece)| (range, Some(piece)))
+        .collect();
+    let mut next = whole.start;
+    let mut gaps = Vec::new();
+    for (range, _) in &pieces {
+        if next < range.start {
+            gaps.push((next..range.start, None));
+        }
+        next = range.end;
+    }
+    if next < whole.end {
+        gaps.push((next..whole.end, None));
+    }
+    if !gaps.is_empty() {
+        pieces.extend(gaps);
+        pieces.sort_by_key(|(range, _)| range.start);
+    }
+    let mut parts = Vec::with_capacity(pieces.len());
+    for (range, piece) in pieces {
+        let mut next = range.start;
+        for (stack, &using) in stacks.overlapping(&range) {
+            let (start, end) = (stack.start.max(range.start), stack.end.min(range.end));
+            if next < start {
+                parts.push((next..start, piece, None));
+            }
+            parts.push((start..end, piece, Some(using)));
+            next = end;
+        }
+        if next < range.end {
+            parts.push((next..range.end, piece, None));
+        }
+    }
+    parts
+}
+
+/// Which addresses are stacks, and how they are used.
+///
+/// glibc gives `clone3` the stack without the thread's control block and TLS, which lie above it in
+/// the same mapping, so the whole mapping counts. A stack inside a much larger mapping (memory of a
+/// program that manages its own stacks) counts with its own range alone.
+fn stack_ranges(
+    process: &Process,
+    space: &AddressSpace,
+    runtime: Runtime,
+) -> RangeMap<u64, StackUse> {
+    let mut ranges = RangeMap::new();
+    for past in space.past_stacks() {
+        mark(&mut ranges, space, &past, StackUse::Cached);
+    }
+    for thread in process.threads.values() {
+        if let Some(stack) = &thread.stack {
+            // Go runs threads on memory of its heap (rule go.arena accounts for it).
+            let certain = stack.lower_end != LowerEnd::AnyMapping || runtime == Runtime::Native;
+            if certain {
+                mark(&mut ranges, space, &stack.range, StackUse::Live);
+            }
+        }
+    }
+    for thread in process.threads.values() {
+        if let Some(alternate) = &thread.alt_stack
+            && runtime != Runtime::Go
+            && !alternate.is_empty()
+        {
+            // Its own range alone: programs take it from malloc, or from the stack of its thread.
+            ranges.insert(alternate.clone(), StackUse::Alternate);
+        }
+    }
+    ranges
+}
+
+/// A mapping that exceeds its stack by no more than this was made for it: guard pages, TLS, control
+/// block.
+const AROUND_A_STACK: u64 = 256 * KIB;
+
+fn mark(
+    ranges: &mut RangeMap<u64, StackUse>,
+    space: &AddressSpace,
+    stack: &Range<u64>,
+    using: StackUse,
+) {
+    let whole = stack
+        .end
+        .checked_sub(1)
+        .and_then(|last| space.piece_at(last))
+        .and_then(|(_, piece)| {
+            let call = space.origin(piece.origin);
+            let origin = call.range();
+            // All growth of the program break is one origin, whose range is that of the first.
+            let made_for_it = call.kind != OriginKind::Brk
+                && origin.start <= stack.start
+                && origin.end - origin.start <= stack.end - stack.start + AROUND_A_STACK;
+            made_for_it.then_some((origin, piece.origin))
+        });
+    match whole {
+        None => {
+            if !stack.is_empty() {
+                ranges.insert(stack.clone(), using);
+            }
+        }
+        // Parts that were unmapped meanwhile may hold something else by now.
+        Some((origin, id)) => {
+            for (part, piece) in space.overlapping(&origin) {
+                if piece.origin == id || piece.reserved_by == Some(id) {
+                    ranges.insert(part, using);
+                }
+            }
+        }
+    }
+}
+
+/// Counts resident bytes in ranges that are asked for in ascending order.
+struct Resident<'a> {
+    ranges: &'a [ResidentRange],
+}
+
+impl<'a> Resident<'a> {
+    fn new(ranges: &'a [ResidentRange]) -> Self {
+        Resident { ranges }
+    }
+
+    fn bytes_in(&mut self, range: &Range<u64>) -> u64 {
+        let mut bytes = 0;
+        while let Some(first) = self.ranges.first() {
+            if first.start >= range.end {
+                break;
+            }
+            bytes += first
+                .end
+                .min(range.end)
+                .saturating_sub(first.start.max(range.start));
+            if first.end > range.end {
+                break;
+            }
+            self.ranges = &self.ranges[1..];
+        }
+        bytes
+    }
+}
+
+impl Composition {
+    /// Share of RSS that no rule explains, 0 to 1.
+    pub fn unclassified_share(&self) -> f64 {
+        match self.rss_bytes {
+            0 => 0.0,
+            rss => self.classes.get(Class::Unclassified) as f64 / rss as f64,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;
