@@ -18,3 +18,8 @@ pub mod residency;
 pub mod classify;
 pub mod kernel_memory;
 pub mod peak;
+pub mod results;
+
+pub mod report;
+
+pub mod charts;

@@ -5,10 +5,19 @@
 //! schema for readers of the JSON.
 
 pub mod store;
+pub mod summary;
 
 use serde::{Deserialize, Serialize};
 
 use crate::classify::{Class, Leaf};
+pub use crate::{
+    classify::Classes,
+    kernel_memory::Kernel,
+    probes::{
+        attach::{Probe, ProbeState},
+        counters::Counters,
+    },
+};
 
 /// Version of the schema below. Raised when a field changes its meaning or goes away.
 pub const SCHEMA_VERSION: u32 = 1;
@@ -92,6 +101,8 @@ pub struct Run {
     pub exit_status: Option<i32>,
     /// From exec to exit.
     pub wall_seconds: f64,
+    /// Part of `wall_seconds` for which the tree was stopped to be scanned.
+    pub frozen_seconds: f64,
     /// From exec to the program's word that all tasks are alive.
     pub launch_seconds: Option<f64>,
     /// The program's own count of tasks alive at once, at its highest.
@@ -143,46 +154,6 @@ pub struct Peak {
     pub reserved_bytes: u64,
 }
 
-/// Bytes by class.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
-pub struct Classes {
-    /// [`Class::Stacks`]
-    pub stacks: u64,
-    /// [`Class::Heap`]
-    pub heap: u64,
-    /// [`Class::Runtime`]
-    pub runtime: u64,
-    /// [`Class::Unclassified`]
-    pub unclassified: u64,
-}
-
-impl Classes {
-    /// Bytes of one class.
-    pub fn get(&self, class: Class) -> u64 {
-        match class {
-            Class::Stacks => self.stacks,
-            Class::Heap => self.heap,
-            Class::Runtime => self.runtime,
-            Class::Unclassified => self.unclassified,
-        }
-    }
-
-    /// Adds to one class.
-    pub fn add(&mut self, class: Class, bytes: u64) {
-        *match class {
-            Class::Stacks => &mut self.stacks,
-            Class::Heap => &mut self.heap,
-            Class::Runtime => &mut self.runtime,
-            Class::Unclassified => &mut self.unclassified,
-        } += bytes;
-    }
-
-    /// Sum over the classes: RSS.
-    pub fn total(&self) -> u64 {
-        self.stacks + self.heap + self.runtime + self.unclassified
-    }
-}
-
 /// Bytes of one leaf.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct LeafBytes {
@@ -217,28 +188,6 @@ pub struct Region {
     pub backing: Option<String>,
 }
 
-/// Memory that the kernel holds for the tree, outside RSS. A `None` part was not measured.
-#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
-pub struct Kernel {
-    /// Kernel stacks of live threads.
-    pub stacks_bytes: Option<u64>,
-    /// Page tables.
-    pub page_tables_bytes: Option<u64>,
-    /// Slab objects: task_struct, VMAs, files, timers.
-    pub slab_bytes: Option<u64>,
-    /// What the cross-check counted and the parts above do not explain.
-    pub other_bytes: Option<u64>,
-    /// How it was measured or estimated.
-    pub source: String,
-}
-
-impl Kernel {
-    /// Sum of the parts that were measured.
-    pub fn total(&self) -> u64 {
-        [self.stacks_bytes, self.page_tables_bytes, self.slab_bytes, self.other_bytes].into_iter().flatten().sum()
-    }
-}
-
 /// RSS of the tree at one moment.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub struct TimelinePoint {
@@ -267,23 +216,6 @@ pub struct Process {
     pub threads_peak: u64,
 }
 
-/// perf counters of the tree, over the whole run. `None`: the counter could not be opened.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
-pub struct Counters {
-    /// CPU time in ns.
-    pub task_clock_ns: Option<u64>,
-    /// Minor page faults.
-    pub minor_faults: Option<u64>,
-    /// Major page faults.
-    pub major_faults: Option<u64>,
-    /// Context switches.
-    pub context_switches: Option<u64>,
-    /// CPU cycles (hardware).
-    pub cycles: Option<u64>,
-    /// Instructions retired (hardware).
-    pub instructions: Option<u64>,
-}
-
 /// How much of the event stream arrived, and what had to be repaired.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct EventCounts {
@@ -297,25 +229,4 @@ pub struct EventCounts {
     pub disagreeing_scans: u64,
     /// Bytes of address space on which they disagreed, summed over scans.
     pub disagreeing_bytes: u64,
-}
-
-/// One probe.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Probe {
-    /// Where it attaches: `syscalls:sys_enter_mmap`.
-    pub name: String,
-    /// Attached or off.
-    pub state: ProbeState,
-    /// Why it is off.
-    pub reason: Option<String>,
-}
-
-/// Whether a probe runs.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum ProbeState {
-    /// It runs.
-    Attached,
-    /// It does not; the reason stands beside it.
-    Off,
 }

@@ -1,0 +1,58 @@
+//! Results as text for a terminal: a table over many runs, or a page about one. Values in, text out.
+
+mod columns;
+mod run;
+mod table;
+
+pub use run::run_report;
+pub use table::results_table;
+
+use std::io::IsTerminal;
+
+/// Whether text is coloured.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Colour {
+    /// Plain text, for files and pipes.
+    #[default]
+    Off,
+    /// With ANSI escapes, for terminals.
+    On,
+}
+
+impl Colour {
+    /// On when standard output is a terminal and `NO_COLOR` is unset or empty.
+    pub fn for_stdout() -> Colour {
+        Colour::for_stream(&std::io::stdout())
+    }
+
+    /// As [`Colour::for_stdout`], for standard error.
+    pub fn for_stderr() -> Colour {
+        Colour::for_stream(&std::io::stderr())
+    }
+
+    fn for_stream(stream: &impl IsTerminal) -> Colour {
+        let forbidden = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
+        if !forbidden && stream.is_terminal() {
+            Colour::On
+        } else {
+            Colour::Off
+        }
+    }
+
+    /// `text` in bold.
+    fn bold(self, text: &str) -> String {
+        self.escape("1", text)
+    }
+
+    /// `text` in red: something went wrong.
+    fn red(self, text: &str) -> String {
+        self.escape("31", text)
+    }
+
+    fn escape(self, code: &str, text: &str) -> String {
+        match self {
+            Colour::On if !text.is_empty() => format!("\x1b[{code}m{text}\x1b[0m"),
+            _ => text.to_owned(),
+        }
+    }
+}

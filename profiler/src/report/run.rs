@@ -1,0 +1,264 @@
+//! The page about one run: what `profiler run` prints.
+
+use std::fmt::Write;
+
+use crate::classify::Class;
+use crate::results::summary::{kernel_bytes, total_bytes};
+use crate::results::{EventCounts, Outcome, Peak, ProbeState, Run};
+use crate::units::{human, thousands};
+
+use super::Colour;
+use super::columns::{Flush, align};
+
+/// Regions shown; the JSON has all.
+const TOP_REGIONS: usize = 12;
+
+/// Where the memory of one run went: by class, leaf and process, the largest regions with the rule that
+/// fired and what backs them, and how far the figures can be trusted. Ends with a newline.
+pub fn run_report(run: &Run, colour: Colour) -> String {
+    let mut text = String::new();
+    write_report(&mut text, run, colour).expect("a String takes everything");
+    text
+}
+
+fn write_report(out: &mut String, run: &Run, colour: Colour) -> std::fmt::Result {
+    let command = run.command.join(" ");
+    let name = if run.label.is_empty() {
+        &command
+    } else {
+        &run.label
+    };
+    let tasks = run
+        .tasks
+        .map(|tasks| format!(", {} tasks", thousands(tasks)))
+        .unwrap_or_default();
+    writeln!(out, "{}", colour.bold(&format!("{name}{tasks}")))?;
+    if *name != command && !command.is_empty() {
+        writeln!(out, "{command}")?;
+    }
+    if run.outcome != Outcome::Completed {
+        let word = if run.outcome == Outcome::Failed {
+            "failed"
+        } else {
+            "unavailable"
+        };
+        let reason = run.reason.as_deref().unwrap_or("no reason was recorded");
+        let told = if reason.starts_with(word) {
+            reason.to_owned()
+        } else {
+            format!("{word}: {reason}")
+        };
+        writeln!(out, "{}", colour.red(&told))?;
+    }
+    match &run.peak {
+        Some(peak) => write_peak(out, run, peak, colour)?,
+        None if run.outcome == Outcome::Completed => {
+            writeln!(out, "it ended before its memory was looked at")?;
+        }
+        None => {}
+    }
+    if run.outcome != Outcome::Unavailable {
+        write_trust(out, run)?;
+    }
+    for warning in &run.warnings {
+        writeln!(out, "{}", colour.red(&format!("warning: {warning}")))?;
+    }
+    Ok(())
+}
+
+fn write_peak(out: &mut String, run: &Run, peak: &Peak, colour: Colour) -> std::fmt::Result {
+    writeln!(out)?;
+    writeln!(
+        out,
+        "peak RSS {} at {:.2} s of {:.2} s, {} threads (PSS {}, reserved {})",
+        human(peak.rss_bytes),
+        peak.at_seconds,
+        run.wall_seconds,
+        thousands(peak.threads),
+        human(peak.pss_bytes),
+        human(peak.reserved_bytes),
+    )?;
+    for class in Class::ALL {
+        let bytes = peak.classes.get(class);
+        writeln!(
+            out,
+            "  {:<22}{:>12}{:>8}",
+            class.name(),
+            human(bytes),
+            share(bytes, peak.rss_bytes)
+        )?;
+        for leaf in peak
+            .leaves
+            .iter()
+            .filter(|leaf| leaf.class == class && leaf.bytes > 0)
+        {
+            writeln!(
+                out,
+                "    {:<20}{:>12}{:>8}",
+                identifier(&leaf.leaf),
+                human(leaf.bytes),
+                share(leaf.bytes, peak.rss_bytes)
+            )?;
+        }
+    }
+    write_kernel(out, peak, colour)?;
+
+    writeln!(out, "\n{}", colour.bold("processes"))?;
+    let rows: Vec<[String; 5]> = run
+        .processes
+        .iter()
+        .map(|process| {
+            [
+                process.tgid.to_string(),
+                human(process.rss_bytes_at_peak),
+                format!("{} threads", thousands(process.threads_peak)),
+                process.runtime.clone(),
+                process.executable.clone(),
+            ]
+        })
+        .collect();
+    write_rows(
+        out,
+        &align(
+            &rows,
+            [
+                Flush::Right,
+                Flush::Right,
+                Flush::Right,
+                Flush::Left,
+                Flush::Left,
+            ],
+        ),
+    )?;
+
+    writeln!(out, "\n{}", colour.bold("largest regions"))?;
+    let mut rows =
+        vec![["resident", "regions", "leaf", "rule", "kind", "backing"].map(str::to_owned)];
+    rows.extend(peak.regions.iter().take(TOP_REGIONS).map(|region| {
+        [
+            human(region.resident_bytes),
+            thousands(region.count),
+            identifier(&region.leaf),
+            region.rule.clone(),
+            region.kind.clone(),
+            region
+                .backing
+                .clone()
+                .unwrap_or_else(|| "anonymous".to_owned()),
+        ]
+    }));
+    let flush = [
+        Flush::Right,
+        Flush::Right,
+        Flush::Left,
+        Flush::Left,
+        Flush::Left,
+        Flush::Left,
+    ];
+    write_rows(out, &align(&rows, flush))?;
+    if let Some(more @ 1..) = peak.regions.len().checked_sub(TOP_REGIONS) {
+        writeln!(out, "  and {} more in the JSON", thousands(more as u64))?;
+    }
+    Ok(())
+}
+
+fn write_rows(out: &mut String, rows: &[String]) -> std::fmt::Result {
+    rows.iter().try_for_each(|row| writeln!(out, "  {row}"))
+}
+
+fn write_kernel(out: &mut String, peak: &Peak, colour: Colour) -> std::fmt::Result {
+    let kernel = &peak.kernel;
+    let Some(bytes) = kernel_bytes(peak) else {
+        return writeln!(out, "kernel memory was not measured");
+    };
+    writeln!(
+        out,
+        "\n{}",
+        colour.bold(&format!(
+            "kernel memory, outside RSS: {} ({})",
+            human(bytes),
+            kernel.source
+        ))
+    )?;
+    let parts = [
+        ("stacks", kernel.stacks_bytes),
+        ("page tables", kernel.page_tables_bytes),
+        ("slab", kernel.slab_bytes),
+        ("other", kernel.other_bytes),
+    ];
+    for (name, bytes) in parts {
+        let bytes = bytes.map_or_else(|| "not measured".to_owned(), human);
+        writeln!(out, "  {name:<22}{bytes:>12}")?;
+    }
+    writeln!(
+        out,
+        "  {:<22}{:>12}",
+        "RSS and kernel",
+        human(total_bytes(peak))
+    )
+}
+
+/// How far the figures can be trusted.
+fn write_trust(out: &mut String, run: &Run) -> std::fmt::Result {
+    writeln!(out)?;
+    if let Some(peak) = &run.peak {
+        writeln!(
+            out,
+            "tier {}: the true peak is at most {} higher",
+            peak.tier,
+            human(peak.error_bound_bytes)
+        )?;
+    }
+    let EventCounts {
+        seen,
+        dropped,
+        scans,
+        disagreeing_scans,
+        disagreeing_bytes,
+    } = run.events;
+    writeln!(
+        out,
+        "events: {} seen, {} dropped; {} scans",
+        thousands(seen),
+        thousands(dropped),
+        thousands(scans)
+    )?;
+    if disagreeing_scans > 0 {
+        writeln!(
+            out,
+            "the region map and /proc/PID/maps disagreed at {} scans, on {}",
+            thousands(disagreeing_scans),
+            human(disagreeing_bytes)
+        )?;
+    }
+    for probe in run
+        .probes
+        .iter()
+        .filter(|probe| probe.state == ProbeState::Off)
+    {
+        writeln!(
+            out,
+            "probe off: {} ({})",
+            probe.name,
+            probe.reason.as_deref().unwrap_or("no reason was recorded")
+        )?;
+    }
+    Ok(())
+}
+
+/// `part` of `whole` in per cent.
+fn share(part: u64, whole: u64) -> String {
+    if whole == 0 {
+        String::new()
+    } else {
+        format!("{:.1} %", part as f64 / whole as f64 * 100.0)
+    }
+}
+
+/// The name that a leaf has in the JSON, so that report and document can be read side by side.
+fn identifier(leaf: &impl serde::Serialize) -> String {
+    serde_json::to_value(leaf)
+        .ok()
+        .and_then(|value| value.as_str().map(str::to_owned))
+        .unwrap_or_default()
+}

@@ -1,0 +1,143 @@
+//! The table that a run of many programs ends with: a row for each program and N.
+
+use crate::classify::Class;
+use crate::results::summary::{Cell, PerTaskMethod, cells, kernel_bytes, per_task};
+use crate::results::{Outcome, Results};
+use crate::units::{MIB, thousands};
+
+use super::Colour;
+use super::columns::{Flush, align};
+
+const HEADINGS: [&str; 11] = [
+    "program",
+    "N",
+    "stacks",
+    "heap",
+    "runtime",
+    "unclassified",
+    "RSS",
+    "kernel",
+    "B/task",
+    "wall",
+    "outcome",
+];
+
+const FLUSH: [Flush; 11] = {
+    let mut flush = [Flush::Right; 11];
+    flush[0] = Flush::Left;
+    flush[10] = Flush::Left;
+    flush
+};
+
+/// Peak figures of every program and N, in the order of running; of repeats the median run. Memory in
+/// MiB, wall time in seconds. Ends with a newline; empty when there is nothing to show.
+pub fn results_table(results: &Results, colour: Colour) -> String {
+    let cells = cells(results);
+    if cells.is_empty() {
+        return String::new();
+    }
+    let mut rows = vec![HEADINGS.map(str::to_owned)];
+    rows.extend(cells.iter().map(|cell| row(cell, &cells)));
+    let lines = align(&rows, FLUSH);
+    let mut table = colour.bold(&lines[0]) + "\n";
+    for (cell, line) in cells.iter().zip(&lines[1..]) {
+        table += &if cell.failures() > 0 {
+            colour.red(line)
+        } else {
+            line.clone()
+        };
+        table.push('\n');
+    }
+    table += "\nmemory in MiB at the peak; kernel memory is outside RSS; wall in seconds\n";
+    let methods: Vec<PerTaskMethod> = cells
+        .iter()
+        .filter_map(|cell| Some(per_task(cell, &cells)?.method))
+        .collect();
+    if methods
+        .iter()
+        .any(|method| matches!(method, PerTaskMethod::GrowthSince(_)))
+    {
+        table +=
+            "B/task: growth of RSS since the program's smallest N, divided by the tasks added\n";
+    }
+    if methods.contains(&PerTaskMethod::WholeDividedByN) {
+        table += "<= B/task: RSS divided by N, the runtime's base included\n";
+    }
+    table
+}
+
+fn row(cell: &Cell, cells: &[Cell]) -> [String; 11] {
+    let run = cell.run();
+    // A failed run shows what it had reached; the outcome beside it says that it is not the whole.
+    let peak = run.peak.as_ref();
+    let class = |class| {
+        peak.map(|peak| mib(peak.classes.get(class)))
+            .unwrap_or_default()
+    };
+    let wall = if run.outcome == Outcome::Unavailable {
+        String::new()
+    } else {
+        format!("{:.1}", run.wall_seconds)
+    };
+    [
+        run.label.clone(),
+        thousands(cell.tasks),
+        class(Class::Stacks),
+        class(Class::Heap),
+        class(Class::Runtime),
+        class(Class::Unclassified),
+        peak.map(|peak| mib(peak.rss_bytes)).unwrap_or_default(),
+        peak.and_then(kernel_bytes).map(mib).unwrap_or_default(),
+        per_task_text(cell, cells),
+        wall,
+        outcome(cell),
+    ]
+}
+
+fn per_task_text(cell: &Cell, cells: &[Cell]) -> String {
+    let Some(per_task) = per_task(cell, cells) else {
+        return String::new();
+    };
+    let limit = if per_task.method == PerTaskMethod::WholeDividedByN {
+        "<= "
+    } else {
+        ""
+    };
+    let sign = if per_task.rss.round() < 0.0 { "-" } else { "" };
+    format!(
+        "{limit}{sign}{}",
+        thousands(per_task.rss.abs().round() as u64)
+    )
+}
+
+fn outcome(cell: &Cell) -> String {
+    let Some(failed) = cell.failure() else {
+        return match cell.repeats() {
+            1 => "completed".to_owned(),
+            repeats => format!("completed, median of {repeats}"),
+        };
+    };
+    let word = match failed.outcome {
+        Outcome::Completed => "completed without a look at its memory",
+        Outcome::Failed => "failed",
+        Outcome::Unavailable => "unavailable",
+    };
+    let told = match &failed.reason {
+        Some(reason) if reason.starts_with(word) => reason.clone(),
+        Some(reason) => format!("{word}: {reason}"),
+        None => word.to_owned(),
+    };
+    // A line break in a reason would break the table.
+    let told = told.split_whitespace().collect::<Vec<_>>().join(" ");
+    if cell.median().is_some() {
+        format!("{} of {} {told}", cell.failures(), cell.repeats())
+    } else {
+        told
+    }
+}
+
+/// MiB with one decimal and thousands separators.
+fn mib(bytes: u64) -> String {
+    let tenths = (bytes as f64 / MIB as f64 * 10.0).round() as u64;
+    format!("{}.{}", thousands(tenths / 10), tenths % 10)
+}

@@ -1,0 +1,421 @@
+//! Figures from sample results: what must stand in them, and that nothing makes them panic.
+
+mod sample;
+
+use std::path::{Path, PathBuf};
+
+use profiler::charts::{self, ChartError};
+use profiler::results::{Classes, Outcome, Results};
+
+/// Where the pictures of a test stay, to be looked at.
+fn pictures(name: &str) -> PathBuf {
+    let directory = Path::new(env!("CARGO_TARGET_TMPDIR"))
+        .join("charts")
+        .join(name);
+    std::fs::create_dir_all(&directory).unwrap();
+    directory
+}
+
+fn svg_of(results: &Results, name: &str) -> String {
+    let (_, figure) = charts::figures(results)
+        .into_iter()
+        .find(|(found, _)| found == name)
+        .unwrap();
+    figure.svg
+}
+
+/// The value of an attribute of an SVG element.
+fn attribute<'a>(element: &'a str, name: &str) -> &'a str {
+    let start = element
+        .find(&format!(" {name}=\""))
+        .unwrap_or_else(|| panic!("{name} in {element}"))
+        + name.len()
+        + 3;
+    element[start..].split('"').next().unwrap()
+}
+
+fn number(element: &str, name: &str) -> f64 {
+    attribute(element, name).parse().unwrap()
+}
+
+/// What a text element says.
+fn content(element: &str) -> &str {
+    element.split(['<', '>']).nth(2).unwrap()
+}
+
+/// Where a text begins and ends.
+fn extent(text: &str) -> (f64, f64) {
+    let (x, width) = (number(text, "x"), number(text, "textLength"));
+    match attribute(text, "text-anchor") {
+        "start" => (x, x + width),
+        "middle" => (x - width / 2.0, x + width / 2.0),
+        "end" => (x - width, x),
+        anchor => panic!("{anchor}"),
+    }
+}
+
+/// The y of a text's baseline.
+fn baseline(text: &str) -> f64 {
+    // Hung from its top; only what stands below an axis hangs from its own lower end.
+    let em = if attribute(text, "dy") == "0.76em" {
+        0.76
+    } else {
+        0.0
+    };
+    number(text, "y") + em * number(text, "font-size")
+}
+
+/// Fills of the segments of RSS, and of the ground under the hatching of kernel memory.
+const RSS: [&str; 4] = ["#E69F00", "#0072B2", "#8CCBEE", "#3C3C3C"];
+const KERNEL: &str = "#F3F4F5";
+
+/// The segments of the bar of `program` in `svg`: fill, x, width. They are level with its name, to the
+/// right of it.
+fn segments<'a>(svg: &'a str, program: &str) -> Vec<(&'a str, f64, f64)> {
+    let name = svg
+        .lines()
+        .find(|line| line.starts_with("<text") && content(line) == program)
+        .unwrap();
+    let (y, (_, end)) = (baseline(name), extent(name));
+    svg.lines()
+        .filter(|line| line.starts_with("<rect"))
+        .filter(|rectangle| {
+            let top = number(rectangle, "y");
+            (top..top + number(rectangle, "height")).contains(&y) && number(rectangle, "x") > end
+        })
+        .map(|rectangle| {
+            let fill = attribute(rectangle, "fill");
+            (fill, number(rectangle, "x"), number(rectangle, "width"))
+        })
+        .collect()
+}
+
+#[test]
+fn every_figure_is_written_as_svg_and_as_png_at_twice_the_density() {
+    let directory = pictures("once");
+    let written = charts::draw_all(&sample::results(), &directory).unwrap();
+    let names: Vec<&str> = written
+        .iter()
+        .map(|path| path.file_name().unwrap().to_str().unwrap())
+        .collect();
+    assert_eq!(
+        names,
+        [
+            "tasks-1.svg",
+            "tasks-1.png",
+            "tasks-10000.svg",
+            "tasks-10000.png",
+            "tasks-100000.svg",
+            "tasks-100000.png",
+            "scaling.svg",
+            "scaling.png"
+        ]
+    );
+    let png = std::fs::read(directory.join("tasks-1.png")).unwrap();
+    assert_eq!(
+        &png[16..20],
+        1600u32.to_be_bytes(),
+        "width in the header of the PNG"
+    );
+}
+
+#[test]
+fn every_program_is_named_and_every_failure_says_its_cause() {
+    let results = sample::results();
+    let svg = svg_of(&results, "tasks-100000");
+    for run in &results.runs {
+        assert!(
+            svg.contains(&format!(">{}</text>", run.label)),
+            "{} is missing",
+            run.label
+        );
+    }
+    assert_eq!(svg.matches(&format!(">{}", sample::PID_MAX)).count(), 3);
+    assert!(svg.contains(&format!(">unavailable: {}<", sample::NO_DOTNET)));
+    assert!(svg.contains("Rust threads, C threads and Java threads failed; C# unavailable"));
+    assert!(
+        svg.contains(">100,000 tasks: 28 MiB (Rust smol) to 365 MiB (Elixir), kernel included<")
+    );
+}
+
+#[test]
+fn bars_are_as_long_as_their_bytes() {
+    let results = sample::results();
+    for count in sample::COUNTS {
+        let svg = svg_of(&results, &format!("tasks-{count}"));
+        let of = |label: &str| {
+            let segments = segments(&svg, label);
+            let (kernel, rss): (Vec<_>, Vec<_>) =
+                segments.into_iter().partition(|(fill, ..)| *fill == KERNEL);
+            assert!(rss.iter().all(|(fill, ..)| RSS.contains(fill)), "{rss:?}");
+            assert_eq!(kernel.len(), 1, "{label}");
+            let width: f64 = rss.iter().map(|(_, _, width)| width).sum();
+            (rss, width, kernel[0])
+        };
+        let runs = || {
+            let runs = results.runs.iter().filter(|run| run.tasks == Some(count));
+            runs.filter(|run| run.outcome == Outcome::Completed)
+        };
+        // Pixels of the PNG for a byte, from the bar of Elixir: one scale must hold for all.
+        let elixir = runs().find(|run| run.label == "Elixir").unwrap();
+        let scale = of("Elixir").1 / elixir.peak.as_ref().unwrap().rss_bytes as f64;
+        for run in runs() {
+            let peak = run.peak.as_ref().unwrap();
+            let (rss, drawn, (_, kernel_x, kernel_width)) = of(&run.label);
+            assert!(
+                (drawn - peak.rss_bytes as f64 * scale).abs() < 2.0,
+                "{}: {drawn} px for {} bytes",
+                run.label,
+                peak.rss_bytes
+            );
+            assert!((kernel_width - peak.kernel.total() as f64 * scale).abs() < 2.0);
+            let mut next = rss[0].1;
+            for (fill, x, width) in rss {
+                assert_eq!(x, next, "a gap before {fill} of {}", run.label);
+                next += width;
+            }
+            assert_eq!(kernel_x, next, "kernel memory begins where RSS ends");
+        }
+    }
+}
+
+#[test]
+fn segments_are_in_the_order_and_proportion_of_their_classes() {
+    let results = sample::results();
+    let svg = svg_of(&results, "tasks-100000");
+    let segments = segments(&svg, "Java virtual threads");
+    let fills: Vec<&str> = segments.iter().map(|(fill, ..)| *fill).collect();
+    assert_eq!(fills, [RSS[0], RSS[1], RSS[2], RSS[3], KERNEL]);
+    let run = results
+        .runs
+        .iter()
+        .find(|run| run.label == "Java virtual threads" && run.tasks == Some(100_000));
+    let peak = run.unwrap().peak.as_ref().unwrap();
+    let scale =
+        segments[..4].iter().map(|(_, _, width)| width).sum::<f64>() / peak.rss_bytes as f64;
+    let classes = &peak.classes;
+    let bytes = [
+        classes.stacks,
+        classes.heap,
+        classes.runtime,
+        classes.unclassified,
+    ];
+    for ((fill, _, width), bytes) in segments.iter().zip(bytes) {
+        assert!((width - bytes as f64 * scale).abs() < 2.0, "{fill}");
+    }
+}
+
+#[test]
+fn bars_are_sorted_by_total_with_failures_last() {
+    let svg = svg_of(&sample::results(), "tasks-10000");
+    let at = |label: &str| svg.find(&format!(">{label}</text>")).unwrap();
+    let order = [
+        "Rust smol",
+        "Rust tokio",
+        "Go",
+        "Elixir",
+        "C threads",
+        "Rust threads",
+        "Java threads",
+        "C#",
+    ];
+    assert!(
+        order.is_sorted_by_key(|label| at(label)),
+        "C threads go behind Elixir because of the kernel's part"
+    );
+}
+
+#[test]
+fn repeats_get_whiskers_and_a_failed_one_is_told() {
+    let results = sample::repeated_results();
+    charts::draw_all(&results, &pictures("repeated")).unwrap();
+    let svg = svg_of(&results, "tasks-100000");
+    assert!(svg.contains("1 of 5 runs failed"));
+    assert!(svg.contains("median of 5 runs"));
+}
+
+#[test]
+fn without_another_n_bytes_per_task_are_called_an_upper_limit() {
+    let mut results = sample::results();
+    results.runs.retain(|run| run.tasks == Some(100_000));
+    charts::draw_all(&results, &pictures("alone")).unwrap();
+    let figures = charts::figures(&results);
+    assert_eq!(figures.len(), 1, "no scaling without a second N");
+    assert!(figures[0].1.svg.contains("≤ 286 B/task"));
+}
+
+#[test]
+fn scaling_has_a_labelled_line_for_each_program_and_a_cross_for_each_failure() {
+    let svg = svg_of(&sample::results(), "scaling");
+    for expected in [
+        "Rust tokio",
+        "457 B/task",
+        "failed at 32,443",
+        "No figure for C#",
+        "1,000 MiB",
+        "10,000",
+    ] {
+        assert!(svg.contains(expected), "{expected}");
+    }
+    let mut labels: Vec<f64> = svg
+        .lines()
+        .filter(|line| line.contains("font-weight=\"bold\""))
+        .filter(|line| number(line, "font-size").round() == 26.0)
+        .map(baseline)
+        .collect();
+    assert_eq!(labels.len(), 11);
+    let crosses = svg
+        .lines()
+        .filter(|line| line.starts_with("<line") && line.contains("#A4262C"));
+    assert_eq!(crosses.count(), 2 * 3, "two strokes a failure");
+    labels.sort_by(f64::total_cmp);
+    assert!(
+        labels.windows(2).all(|pair| pair[1] - pair[0] > 30.0),
+        "labels overlap: {labels:?}"
+    );
+}
+
+#[test]
+fn nothing_leaves_the_figure_and_no_text_lies_over_another() {
+    for (name, figure) in charts::figures(&sample::results()) {
+        let texts: Vec<&str> = figure
+            .svg
+            .lines()
+            .filter(|line| line.starts_with("<text"))
+            .collect();
+        assert!(texts.len() > 30, "{name}");
+        let root = figure.svg.lines().next().unwrap();
+        let height = number(root, "height") * 2.0;
+        assert_eq!(
+            attribute(root, "viewBox"),
+            format!("0 0 1600 {height}"),
+            "{name}"
+        );
+        for text in &texts {
+            let (left, right) = extent(text);
+            assert!(left >= 38.0 && right <= 1562.0, "{name}: {text}");
+            let y = baseline(text);
+            assert!(y > 38.0 && y < height - 38.0, "{name}: {text}");
+        }
+        for (index, one) in texts.iter().enumerate() {
+            for other in &texts[..index] {
+                let apart = extent(one).1 <= extent(other).0 || extent(other).1 <= extent(one).0;
+                assert!(
+                    apart || (baseline(one) - baseline(other)).abs() > 20.0,
+                    "{name}: {one} over {other}"
+                );
+            }
+        }
+    }
+}
+
+#[test]
+fn odd_results_are_drawn_without_panic() {
+    assert_eq!(charts::figures(&sample::empty()), Vec::new());
+
+    let mut one = sample::one_run();
+    one.runs[0].tasks = Some(1);
+    charts::draw_all(&one, &pictures("one")).unwrap();
+
+    let mut not_a_benchmark = sample::one_run();
+    not_a_benchmark.runs[0].tasks = None;
+    assert_eq!(charts::figures(&not_a_benchmark), Vec::new());
+
+    let mut all_failed = sample::results();
+    for (index, run) in all_failed.runs.iter_mut().enumerate() {
+        run.outcome = Outcome::Failed;
+        run.reason = Some(format!(
+            "exit status 1: <\"&{}\u{1b}[0m",
+            "very long ".repeat(index)
+        ));
+        run.peak = run.peak.take().filter(|_| index % 2 == 0);
+    }
+    charts::draw_all(&all_failed, &pictures("all-failed")).unwrap();
+
+    let mut enormous = sample::results();
+    for run in enormous.runs.iter_mut().filter(|run| run.program != "smol") {
+        run.label = run.label.repeat(9);
+        run.tasks = run
+            .tasks
+            .map(|tasks| tasks.saturating_mul(u64::MAX / 100_000));
+        run.colour = Some("no colour \"/>".to_owned());
+        if let Some(peak) = &mut run.peak {
+            peak.classes = Classes {
+                stacks: u64::MAX,
+                heap: u64::MAX,
+                runtime: 0,
+                unclassified: 1,
+            };
+            peak.rss_bytes = u64::MAX;
+            peak.error_bound_bytes = u64::MAX;
+            peak.kernel.slab_bytes = Some(u64::MAX);
+        }
+    }
+    charts::draw_all(&enormous, &pictures("enormous")).unwrap();
+
+    let mut nothing = sample::results();
+    for run in &mut nothing.runs {
+        run.tasks = run.tasks.filter(|tasks| *tasks != 1).or(Some(0));
+        if let Some(peak) = &mut run.peak {
+            peak.classes = Classes::default();
+            peak.rss_bytes = 0;
+            peak.kernel = Default::default();
+        }
+    }
+    charts::draw_all(&nothing, &pictures("nothing")).unwrap();
+}
+
+#[test]
+fn one_bar_far_longer_than_the_rest_stays_readable() {
+    let mut results = sample::results();
+    results.runs.retain(|run| run.tasks == Some(100_000));
+    for run in results
+        .runs
+        .iter_mut()
+        .filter(|run| run.program == "elixir")
+    {
+        run.peak = Some(sample::peak([120.0, 8000.0, 900.0], [0.5, 16.0, 0.4]));
+    }
+    charts::draw_all(&results, &pictures("long")).unwrap();
+}
+
+#[test]
+fn a_million_tasks_have_room_on_the_axes() {
+    let mut results = sample::results();
+    let mut more: Vec<_> = results
+        .runs
+        .iter()
+        .filter(|run| run.tasks == Some(100_000))
+        .cloned()
+        .collect();
+    for run in &mut more {
+        run.tasks = Some(1_000_000);
+        if let Some(peak) = run
+            .peak
+            .as_mut()
+            .filter(|_| run.outcome == Outcome::Completed)
+        {
+            *peak = sample::peak(
+                [0.5, peak.rss_bytes as f64 / 104_857.6, 40.0],
+                [0.1, 4.0, 0.2],
+            );
+        }
+    }
+    results.runs.extend(more);
+    charts::draw_all(&results, &pictures("million")).unwrap();
+    let svg = svg_of(&results, "scaling");
+    assert!(
+        ["1", "10,000", "100,000", "1,000,000"]
+            .iter()
+            .all(|count| svg.contains(&format!(">{count}</text>")))
+    );
+}
+
+#[test]
+fn a_directory_that_is_not_there_is_an_error() {
+    let error = charts::draw_all(&sample::one_run(), Path::new("/nonexistent")).unwrap_err();
+    assert!(matches!(error, ChartError::Save(_)), "{error}");
+    // A file system that is full at the first byte.
+    let full = charts::draw_all(&sample::one_run(), Path::new("/dev/full"));
+    assert!(full.is_err());
+}

@@ -1,0 +1,109 @@
+//! Tables and pages for the terminal, as literals.
+
+mod sample;
+
+use profiler::report::{Colour, results_table, run_report};
+use profiler::results::Outcome;
+
+#[test]
+fn the_table_is_aligned() {
+    let mut results = sample::results();
+    results
+        .runs
+        .retain(|run| ["tokio", "c-threads", "csharp"].contains(&run.program.as_str()));
+    let expected = "\
+program           N  stacks  heap  runtime  unclassified    RSS  kernel  B/task  wall  outcome
+C threads         1     0.1   0.1      1.1           0.0    1.3     0.2          10.4  completed
+Rust tokio        1     0.0   0.3      2.4           0.0    2.7     0.2          10.4  completed
+C#                1                                                                    unavailable: no .NET of version 6 or newer; cargo xtask run --install installs dotnet-sdk-8.0
+C threads    10,000    78.3   2.8      1.2           0.3   82.6   276.2   8,528  10.4  completed
+Rust tokio   10,000     0.0   4.5      2.6           0.0    7.2     0.2     464  10.4  completed
+C#           10,000                                                                    unavailable: no .NET of version 6 or newer; cargo xtask run --install installs dotnet-sdk-8.0
+C threads   100,000   253.7   8.4      1.6           1.1  264.7   898.7          10.4  failed at 32,443: pid_max
+Rust tokio  100,000     0.0  42.3      3.8           0.2   46.3     0.3     457  10.4  completed
+C#          100,000                                                                    unavailable: no .NET of version 6 or newer; cargo xtask run --install installs dotnet-sdk-8.0
+
+memory in MiB at the peak; kernel memory is outside RSS; wall in seconds
+B/task: growth of RSS since the program's smallest N, divided by the tasks added
+";
+    let table = results_table(&results, Colour::Off);
+    println!("{table}");
+    assert_eq!(table, expected);
+}
+
+#[test]
+fn the_page_about_one_run_shows_where_memory_went() {
+    let expected = "\
+Go, 100,000 tasks
+target/programs/go 100000 10
+
+peak RSS 257.0 MiB at 4.25 s of 10.40 s, 6 threads (PSS 256.0 MiB, reserved 8.00 GiB)
+  stacks                   195.4 MiB  76.0 %
+    native_stack           195.4 MiB  76.0 %
+  heap                      54.9 MiB  21.4 %
+    managed_heap            54.9 MiB  21.4 %
+  runtime                    5.7 MiB   2.2 %
+    image                    5.7 MiB   2.2 %
+  unclassified               1.0 MiB   0.4 %
+    unknown                  1.0 MiB   0.4 %
+
+kernel memory, outside RSS: 320.0 KiB (made up for tests)
+  stacks                    48.0 KiB
+  page tables              152.0 KiB
+  slab                     120.0 KiB
+  other                 not measured
+  RSS and kernel           257.3 MiB
+
+processes
+  4711  257.0 MiB  6 threads  go  target/programs/go
+
+largest regions
+   resident  regions  leaf          rule         kind          backing
+  195.4 MiB        7  native_stack  clone-stack  thread stack  anonymous
+   54.9 MiB        1  managed_heap  go-arena     heap arena    [anon: Go: heap]
+    5.7 MiB        1  image         image        executable    target/programs/sample
+
+tier C: the true peak is at most 256.0 KiB higher
+events: 412 seen, 0 dropped; 9 scans
+probe off: perf:cycles (no hardware counters here)
+";
+    let page = run_report(&sample::one_run().runs[0], Colour::Off);
+    println!("{page}");
+    assert_eq!(page, expected);
+}
+
+#[test]
+fn nothing_gives_no_table() {
+    assert_eq!(results_table(&sample::empty(), Colour::Off), "");
+}
+
+#[test]
+fn colour_only_where_it_is_wanted() {
+    let results = sample::results();
+    assert!(!results_table(&results, Colour::Off).contains('\x1b'));
+    let coloured = results_table(&results, Colour::On);
+    let failed = coloured
+        .lines()
+        .filter(|line| line.starts_with("\x1b[31m"))
+        .count();
+    assert_eq!(failed, 6, "three programs at 100,000, and C# at each N");
+}
+
+#[test]
+fn a_failed_run_says_why_even_without_a_peak() {
+    let mut run = sample::one_run().runs.remove(0);
+    run.outcome = Outcome::Failed;
+    run.reason = Some("exit status 2 before all tasks were alive".to_owned());
+    run.peak = None;
+    run.warnings
+        .push("12 events were dropped; try a larger ring".to_owned());
+    let page = run_report(&run, Colour::Off);
+    assert!(
+        page.contains("\nfailed: exit status 2 before all tasks were alive\n"),
+        "{page}"
+    );
+    assert!(
+        page.ends_with("warning: 12 events were dropped; try a larger ring\n"),
+        "{page}"
+    );
+}
