@@ -23,3 +23,5 @@ pub mod results;
 pub mod report;
 
 pub mod charts;
+
+pub mod session;

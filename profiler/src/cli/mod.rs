@@ -1,0 +1,48 @@
+//! The command line: one file a subcommand.
+
+mod doctor;
+mod run;
+
+use clap::{Parser, Subcommand};
+
+/// Where does the memory of a concurrent task go?
+#[derive(Parser)]
+#[command(version, about, max_term_width = 100)]
+pub struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Run a command and break its memory at the peak into stacks, heap and runtime
+    Run(run::Arguments),
+    /// Say what this machine allows, and which eBPF object is in use
+    Doctor(doctor::Arguments),
+}
+
+/// What is told when something did not work.
+pub struct Failure {
+    /// One sentence.
+    pub message: String,
+    /// Exit status of the process.
+    pub exit_status: u8,
+}
+
+impl Failure {
+    fn new(exit_status: u8, error: impl std::fmt::Display) -> Failure {
+        // The alternate form of anyhow's errors has the whole chain of causes.
+        Failure {
+            message: format!("{error:#}"),
+            exit_status,
+        }
+    }
+}
+
+/// Does what the command line says; the value is the exit status.
+pub fn execute(arguments: Arguments) -> Result<u8, Failure> {
+    match arguments.command {
+        Command::Run(arguments) => run::execute(arguments),
+        Command::Doctor(arguments) => doctor::execute(&arguments),
+    }
+}

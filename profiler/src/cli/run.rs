@@ -1,0 +1,127 @@
+//! `profiler run`: any command by the path that the benchmark programs take.
+
+use std::{
+    collections::BTreeMap,
+    fs,
+    path::{Path, PathBuf},
+};
+
+use anyhow::{Context, Result};
+use clap::Args;
+use profiler::{
+    launch::held::Identity,
+    report::{self, Colour},
+    results::{Results, Run, SCHEMA_VERSION, store},
+    session::{self, Options, SessionError, host, job::Job},
+};
+
+use super::Failure;
+
+/// Our own failures, as `env` and `timeout` have them; 126 and 127 are those of the command.
+const OWN_FAILURE: u8 = 125;
+
+#[derive(Args)]
+pub struct Arguments {
+    /// Write the result as JSON to this file
+    #[arg(short, long, value_name = "FILE.json")]
+    output: Option<PathBuf>,
+
+    /// Record everything that came from the kernel, for a replay without root
+    #[arg(long, value_name = "FILE", hide = true)]
+    event_log: Option<PathBuf>,
+
+    /// Run the job in this file; what `cargo xtask run` uses
+    #[arg(long, value_name = "FILE", hide = true, conflicts_with = "command")]
+    job: Option<PathBuf>,
+
+    /// The command and its arguments
+    #[arg(last = true, required_unless_present = "job", value_name = "COMMAND")]
+    command: Vec<String>,
+}
+
+pub fn execute(arguments: Arguments) -> Result<u8, Failure> {
+    let own = |error: anyhow::Error| Failure::new(OWN_FAILURE, error);
+    if let Some(path) = &arguments.output {
+        store::ensure_writable(directory(path), owner()).map_err(|error| own(error.into()))?;
+    }
+    let job = match &arguments.job {
+        Some(path) => read_job(path).map_err(own)?,
+        None => job_of(&arguments.command),
+    };
+    let options = Options {
+        event_log: arguments.event_log,
+    };
+    let run = session::run(&job, &options).map_err(|error| match &error {
+        SessionError::Launch(launch) => Failure::new(launch.exit_status() as u8, launch),
+        SessionError::Interrupted(signal) => Failure::new(128 + *signal as u8, &error),
+        _ => Failure::new(OWN_FAILURE, &error),
+    })?;
+    let exit_status = run.exit_status.unwrap_or(0) as u8;
+    if job.contract.is_none() {
+        eprint!("{}", report::run_report(&run, Colour::for_stderr()));
+    }
+    if let Some(path) = &arguments.output {
+        write(run, path).map_err(own)?;
+    }
+    Ok(exit_status)
+}
+
+/// Who a result belongs to: the person who typed `sudo`.
+fn owner() -> Option<(u32, u32)> {
+    Identity::behind_sudo().map(|user| (user.uid, user.gid))
+}
+
+fn directory(path: &Path) -> &Path {
+    match path.parent() {
+        Some(parent) if !parent.as_os_str().is_empty() => parent,
+        _ => Path::new("."),
+    }
+}
+
+fn write(run: Run, path: &Path) -> Result<()> {
+    let results = Results {
+        schema_version: SCHEMA_VERSION,
+        host: host::read(),
+        runs: vec![run],
+    };
+    store::write(&results, path, owner())?;
+    Ok(())
+}
+
+fn read_job(path: &PathBuf) -> Result<Job> {
+    let text =
+        fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))?;
+    serde_json::from_str(&text).with_context(|| format!("{} is no job", path.display()))
+}
+
+/// Our own environment, with the home of the person behind `sudo`, as whom the command runs.
+fn environment() -> Vec<(String, String)> {
+    // A variable that is not UTF-8 cannot be written into a job; the command does without it.
+    let mut environment: BTreeMap<String, String> = std::env::vars_os()
+        .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)))
+        .collect();
+    environment.extend(
+        Identity::behind_sudo()
+            .into_iter()
+            .flat_map(|user| user.environment),
+    );
+    environment.into_iter().collect()
+}
+
+fn job_of(command: &[String]) -> Job {
+    let name = command
+        .first()
+        .and_then(|name| name.rsplit('/').next())
+        .unwrap_or_default();
+    Job {
+        program: name.to_owned(),
+        label: name.to_owned(),
+        colour: None,
+        version: String::new(),
+        command: command.to_vec(),
+        environment: environment(),
+        directory: None,
+        contract: None,
+        repeat: 0,
+    }
+}

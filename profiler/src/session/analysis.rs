@@ -1,0 +1,238 @@
+//! The pure middle of a session: events and snapshots go in, the composition at the peak comes out.
+//! A live session and the replay of a recorded log drive the same value.
+
+use std::collections::HashMap;
+
+use crate::{
+    classify::{
+        compose::{Composition, compose},
+        runtime::Image,
+    },
+    events::{Call, Event},
+    regions::{ProcessTree, compare},
+    residency::Snapshot,
+    results::EventCounts,
+};
+
+/// What has been learnt so far.
+#[derive(Debug)]
+pub struct Analysis {
+    /// The tree and its region maps.
+    pub tree: ProcessTree,
+    /// The executable of each process.
+    pub images: HashMap<u32, Image>,
+    /// How much arrived, and what did not fit.
+    pub counts: EventCounts,
+    /// Most mappings that a process had at once, as far as the region maps tell.
+    pub mappings_peak: usize,
+    /// The composition with the highest RSS so far.
+    pub best: Option<Composition>,
+}
+
+impl Analysis {
+    /// Starts with the process that was launched.
+    pub fn new(root: u32) -> Analysis {
+        Analysis {
+            tree: ProcessTree::new(root),
+            images: HashMap::new(),
+            counts: EventCounts::default(),
+            mappings_peak: 0,
+            best: None,
+        }
+    }
+
+    /// Takes an event.
+    pub fn event(&mut self, event: &Event) {
+        self.counts.seen += 1;
+        self.tree.apply(event);
+        if let Some(space) = self.tree.space(event.tgid) {
+            self.mappings_peak = self.mappings_peak.max(space.len());
+        }
+        if let Call::Fork {
+            child_tid, flags, ..
+        } = event.call
+            && flags & libc::CLONE_THREAD as u64 == 0
+        {
+            // Until it execs, a child runs what its parent runs. A number may come again, so it must
+            // not keep what it was last.
+            match self.images.get(&event.tgid).cloned() {
+                Some(image) => self.images.insert(child_tid, image),
+                None => self.images.remove(&child_tid),
+            };
+        }
+    }
+
+    /// Takes the executable of a process, since its last exec.
+    pub fn image(&mut self, tgid: u32, image: Image) {
+        self.images.insert(tgid, image);
+    }
+
+    /// Takes a snapshot: holds the region maps against it, repairs them where events were lost, and
+    /// classifies every resident page. Returns the composition's RSS by class.
+    pub fn snapshot(&mut self, snapshot: &Snapshot) -> crate::classify::Classes {
+        self.counts.scans += 1;
+        let mut disagreeing_bytes = 0;
+        for process in &snapshot.processes {
+            if let Some(space) = self.tree.space_mut(process.tgid) {
+                disagreeing_bytes += compare(space, &process.vmas).disagreement_bytes();
+            }
+        }
+        self.counts.disagreeing_bytes += disagreeing_bytes;
+        self.counts.disagreeing_scans += u64::from(disagreeing_bytes > 0);
+        let composition = compose(snapshot, &self.tree, &self.images);
+        let classes = composition.classes;
+        if self
+            .best
+            .as_ref()
+            .is_none_or(|best| composition.rss_bytes > best.rss_bytes)
+        {
+            self.best = Some(composition);
+        }
+        classes
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        classify::runtime::Runtime,
+        residency::{ProcessSnapshot, ResidentRange, Vma},
+    };
+
+    const ROOT: u32 = 100;
+    const PAGE: u64 = crate::units::PAGE;
+
+    fn event(tgid: u32, call: Call) -> Event {
+        Event {
+            began_ns: 10,
+            ended_ns: 20,
+            tgid,
+            tid: tgid,
+            call,
+        }
+    }
+
+    fn fork(child_tid: u32) -> Call {
+        Call::Fork {
+            child_tid,
+            flags: libc::SIGCHLD as u64,
+            stack: 0,
+            stack_top: 0,
+        }
+    }
+
+    /// Processes with one mapping of 16 pages, so many of them resident.
+    fn snapshot(taken_ns: u64, processes: &[(u32, u64)]) -> Snapshot {
+        let process = |&(tgid, pages): &(u32, u64)| ProcessSnapshot {
+            tgid,
+            vmas: vec![Vma {
+                start: 0x10000,
+                end: 0x20000,
+                protection: 3,
+                shared: false,
+                offset: 0,
+                inode: 0,
+                name: None,
+            }],
+            resident: vec![ResidentRange {
+                start: 0x10000,
+                end: 0x10000 + pages * PAGE,
+                file: false,
+            }],
+            rss_bytes: pages * PAGE,
+            pss_bytes: pages * PAGE,
+            vm_hwm_bytes: pages * PAGE,
+            page_tables_bytes: 0,
+            threads: 1,
+            unexplained_bytes: 0,
+        };
+        Snapshot {
+            taken_ns,
+            processes: processes.iter().map(process).collect(),
+            ..Snapshot::default()
+        }
+    }
+
+    /// After the exec of a program of this name, which mapped what [`snapshot`] finds.
+    fn after_exec(name: &str) -> Analysis {
+        let mut analysis = Analysis::new(ROOT);
+        let image = Image {
+            path: name.into(),
+            go: false,
+        };
+        analysis.image(ROOT, image);
+        let path = name.to_owned();
+        analysis.event(&event(ROOT, Call::Exec { path }));
+        analysis.event(&event(
+            ROOT,
+            Call::Mmap {
+                hint: 0,
+                length: 0x10000,
+                protection: 3,
+                flags: (libc::MAP_PRIVATE | libc::MAP_ANONYMOUS) as u32,
+                fd: -1,
+                offset: 0,
+                address: 0x10000,
+            },
+        ));
+        analysis
+    }
+
+    #[test]
+    fn the_best_is_the_highest_scan() {
+        let mut analysis = after_exec("a");
+        for (taken_ns, pages) in [(30, 3), (40, 7), (50, 5)] {
+            let classes = analysis.snapshot(&snapshot(taken_ns, &[(ROOT, pages)]));
+            assert_eq!(classes.total(), pages * PAGE);
+        }
+        let best = analysis.best.expect("three scans");
+        assert_eq!((best.taken_ns, best.rss_bytes), (40, 7 * PAGE));
+        assert_eq!((analysis.counts.seen, analysis.counts.scans), (2, 3));
+        assert_eq!(analysis.counts.disagreeing_scans, 0);
+    }
+
+    #[test]
+    fn a_child_runs_what_its_parent_runs_until_it_execs() {
+        let mut analysis = after_exec("python3.11");
+        analysis.event(&event(ROOT, fork(200)));
+        analysis.event(&event(ROOT, fork(300)));
+        let image = Image {
+            path: "/usr/bin/cat".into(),
+            go: false,
+        };
+        analysis.image(300, image);
+        analysis.event(&event(300, Call::Exec { path: "cat".into() }));
+        analysis.snapshot(&snapshot(30, &[(ROOT, 1), (200, 1), (300, 1)]));
+        let runtimes: Vec<Runtime> = analysis
+            .best
+            .expect("a scan")
+            .processes
+            .iter()
+            .map(|(.., runtime)| *runtime)
+            .collect();
+        assert_eq!(
+            runtimes,
+            [Runtime::Cpython, Runtime::Cpython, Runtime::Native]
+        );
+    }
+
+    #[test]
+    fn what_the_kernel_has_and_no_event_told_is_counted() {
+        let mut analysis = after_exec("a");
+        // The first comparison after an exec adopts what exec put there.
+        analysis.snapshot(&snapshot(30, &[(ROOT, 1)]));
+        let munmap = Call::Munmap {
+            address: 0x18000,
+            length: 0x8000,
+        };
+        analysis.event(&Event {
+            began_ns: 30,
+            ended_ns: 35,
+            ..event(ROOT, munmap)
+        });
+        analysis.snapshot(&snapshot(40, &[(ROOT, 1)]));
+        assert_eq!(analysis.counts.disagreeing_scans, 1);
+        assert_eq!(analysis.counts.disagreeing_bytes, 0x8000);
+    }
+}

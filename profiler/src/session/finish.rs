@@ -1,0 +1,218 @@
+//! From what a session saw to the [`Run`] that it leaves behind.
+
+use std::{collections::BTreeMap, time::SystemTime};
+
+use anyhow::Result;
+
+use super::{follow::Ended, job::Job, limits, outcome::judge};
+use crate::{
+    classify::{
+        Leaf,
+        compose::{ClassifiedRegion, Composition},
+    },
+    kernel_memory::Kernel,
+    results::{Counters, EventCounts, LeafBytes, Outcome, Peak, Process, Region, Run},
+};
+
+/// So many of the largest regions stand in the results one by one; the others by rule and backing.
+const SINGLE_REGIONS: usize = 100;
+
+pub(super) fn run(ended: Ended, job: &Job, started: SystemTime) -> Result<Run> {
+    let seconds = |ns: u64| ns.saturating_sub(ended.exec_ns) as f64 / 1e9;
+    let wall_seconds = seconds(ended.exit_ns);
+    let threads = ended
+        .analysis
+        .tree
+        .processes()
+        .map(|process| process.threads_peak as u64)
+        .max()
+        .unwrap_or(0);
+    let limit = limits::reached(threads, ended.analysis.mappings_peak as u64);
+    let (outcome, reason) = judge(
+        job.contract,
+        ended.exit_status,
+        &ended.words,
+        wall_seconds,
+        limit.as_deref(),
+    );
+    let mut warnings = ended.warnings;
+    let counts = ended.analysis.counts;
+    let orphans = ended.analysis.tree.orphan_events();
+    if counts.dropped > 0 || orphans > 0 {
+        warnings.push(format!(
+            "{} events were lost and {orphans} came from unknown threads; the region map was repaired from /proc/PID/maps",
+            counts.dropped
+        ));
+    }
+    if ended.analysis.best.is_none() {
+        warnings.push("the program ended before it could be scanned".into());
+    }
+    let marks = &ended.high_water_marks;
+    Ok(Run {
+        exit_status: Some(ended.exit_status),
+        wall_seconds,
+        frozen_seconds: ended.frozen.as_secs_f64(),
+        launch_seconds: ended.alive_ns.map(seconds),
+        live_tasks_peak: ended.words.live_peak,
+        processes: processes(&ended.analysis),
+        peak: ended.analysis.best.as_ref().map(|best| {
+            let marks = best
+                .processes
+                .iter()
+                .map(|(tgid, rss, _)| marks.get(tgid).unwrap_or(rss));
+            peak(best, marks.sum(), seconds(best.taken_ns))
+        }),
+        timeline: ended.timeline,
+        counters: ended.counters,
+        events: counts,
+        probes: ended.probes,
+        warnings,
+        settings: ended.settings,
+        ..unmeasured(job, started, outcome, reason)
+    })
+}
+
+/// The result of a job of which nothing was measured, for example because its program cannot be had.
+pub fn unmeasured(job: &Job, started: SystemTime, outcome: Outcome, reason: Option<String>) -> Run {
+    Run {
+        program: job.program.clone(),
+        label: job.label.clone(),
+        colour: job.colour.clone(),
+        version: job.version.clone(),
+        command: job.command.clone(),
+        tasks: job.contract.map(|contract| contract.tasks),
+        task_seconds: job.contract.map(|contract| contract.seconds),
+        repeat: job.repeat,
+        started_at: humantime::format_rfc3339_seconds(started).to_string(),
+        outcome,
+        reason,
+        exit_status: None,
+        wall_seconds: 0.0,
+        frozen_seconds: 0.0,
+        launch_seconds: None,
+        live_tasks_peak: None,
+        peak: None,
+        timeline: Vec::new(),
+        processes: Vec::new(),
+        counters: Counters::default(),
+        events: EventCounts::default(),
+        probes: Vec::new(),
+        warnings: Vec::new(),
+        settings: Vec::new(),
+    }
+}
+
+fn peak(best: &Composition, vm_hwm_bytes: u64, at_seconds: f64) -> Peak {
+    let mut leaves: Vec<LeafBytes> = best
+        .leaves
+        .iter()
+        .map(|(&leaf, &bytes)| LeafBytes {
+            class: leaf.class(),
+            leaf,
+            bytes,
+        })
+        .collect();
+    leaves.sort_by_key(|leaf| std::cmp::Reverse(leaf.bytes));
+    Peak {
+        at_seconds,
+        rss_bytes: best.rss_bytes,
+        pss_bytes: best.pss_bytes,
+        vm_hwm_bytes,
+        tier: "C".into(),
+        error_bound_bytes: vm_hwm_bytes.saturating_sub(best.rss_bytes),
+        classes: best.classes,
+        leaves,
+        regions: regions(&best.regions),
+        kernel: Kernel::from_proc(best),
+        threads: best.threads,
+        reserved_bytes: best.reserved_bytes,
+    }
+}
+
+/// The largest regions one by one, then the rest, alike ones as one row. The rows sum to RSS.
+fn regions(all: &[ClassifiedRegion]) -> Vec<Region> {
+    let mut sorted: Vec<&ClassifiedRegion> = all.iter().collect();
+    sorted.sort_by_key(|region| (std::cmp::Reverse(region.resident_bytes), region.range.start));
+    let (single, rest) = sorted.split_at(sorted.len().min(SINGLE_REGIONS));
+    let row = |region: &ClassifiedRegion| Region {
+        tgid: region.tgid,
+        start: Some(format!("{:#x}", region.range.start)),
+        count: 1,
+        length_bytes: region.range.end - region.range.start,
+        resident_bytes: region.resident_bytes,
+        kind: region.rule.reason.into(),
+        rule: region.rule.id.into(),
+        leaf: region.rule.leaf,
+        backing: region.backing.clone(),
+    };
+    let mut rows: Vec<Region> = single.iter().map(|region| row(region)).collect();
+    let mut alike: BTreeMap<(u32, &str, Leaf, Option<&str>), Region> = BTreeMap::new();
+    for region in rest {
+        let key = (
+            region.tgid,
+            region.rule.id,
+            region.rule.leaf,
+            region.backing.as_deref(),
+        );
+        alike
+            .entry(key)
+            .and_modify(|known| {
+                known.start = None;
+                known.count += 1;
+                known.length_bytes += region.range.end - region.range.start;
+                known.resident_bytes += region.resident_bytes;
+            })
+            .or_insert_with(|| row(region));
+    }
+    rows.extend(alike.into_values());
+    rows
+}
+
+fn processes(analysis: &super::analysis::Analysis) -> Vec<Process> {
+    let at_peak = analysis
+        .best
+        .as_ref()
+        .map(|best| best.processes.as_slice())
+        .unwrap_or_default();
+    let row = |process: &crate::regions::Process| {
+        let at_peak = at_peak.iter().find(|(tgid, ..)| *tgid == process.tgid);
+        Process {
+            tgid: process.tgid,
+            parent: process.parent,
+            executable: process.executable.clone().unwrap_or_default(),
+            runtime: at_peak
+                .map_or("not alive at the peak", |(_, _, runtime)| runtime.name())
+                .to_owned(),
+            rss_bytes_at_peak: at_peak.map_or(0, |(_, rss, _)| *rss),
+            threads_peak: process.threads_peak as u64,
+        }
+    };
+    analysis.tree.processes().map(row).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::classify::rules::RULES;
+
+    #[test]
+    fn rows_of_regions_sum_to_the_whole() {
+        let region = |index: u64| ClassifiedRegion {
+            tgid: 7,
+            range: index * 65_536..index * 65_536 + 8192,
+            resident_bytes: if index < 3 { 8192 } else { 4096 },
+            rule: &RULES[0],
+            backing: None,
+        };
+        let all: Vec<_> = (0..250).map(region).collect();
+        let rows = regions(&all);
+        assert_eq!(rows.len(), SINGLE_REGIONS + 1);
+        assert_eq!(
+            rows.iter().map(|row| row.resident_bytes).sum::<u64>(),
+            3 * 8192 + 247 * 4096
+        );
+        assert_eq!(rows.iter().map(|row| row.count).sum::<u64>(), 250);
+        assert_eq!(rows[0].start.as_deref(), Some("0x0"));
+        assert_eq!(rows.last().unwrap().start, None);
+    }
+}

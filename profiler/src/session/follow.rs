@@ -1,0 +1,599 @@
+//! Following a running target to its end: tokio waits for whatever comes next (the ring, the ticker,
+//! the target's words, its exit, a signal), the rest is synchronous.
+
+use std::{
+    collections::HashMap,
+    future::pending,
+    io,
+    os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd},
+    time::{Duration, SystemTime},
+};
+
+use anyhow::{Context, Result};
+use nix::sys::{
+    signal::{SigSet, Signal as SignalNumber},
+    wait::{WaitStatus, waitpid},
+};
+use tokio::{
+    io::{AsyncBufReadExt, BufReader, Lines, unix::AsyncFd},
+    net::unix::pipe,
+    signal::unix::{Signal, SignalKind, signal},
+    time::{Interval, MissedTickBehavior, interval},
+};
+
+use super::{EventLog, SessionError, analysis::Analysis, image, job::Job, outcome::Words, record};
+use crate::{
+    events::{Call, Event, decode::decode, log::Entry},
+    launch::{
+        group::TargetGroup,
+        held::{Output, Running},
+    },
+    peak::ScanPolicy,
+    probes::{attach::Probes, counters::TreeCounters},
+    residency::{
+        Method, StatmReader,
+        scan::{self, scan_tree},
+        vm_hwm_bytes,
+    },
+    results::{Counters, Probe, TimelinePoint},
+};
+
+/// How often RSS is polled.
+const POLL: Duration = Duration::from_millis(10);
+/// The high-water marks are read every so many polls, and at each scan.
+const POLLS_PER_HIGH_WATER_MARK: u32 = 5;
+/// How long the target may take to stand still.
+const FREEZE_TIMEOUT: Duration = Duration::from_secs(10);
+/// Points of a timeline; past that, every second one is dropped and half as many are taken.
+const TIMELINE_POINTS: usize = 1000;
+
+/// A target on its way.
+pub(super) struct Following<'a> {
+    group: &'a TargetGroup,
+    /// A benchmark program is ours to end; any other command decides itself what a signal means.
+    ours_to_end: bool,
+    probes: Probes,
+    counters: TreeCounters,
+    event_log: EventLog,
+    analysis: Option<Analysis>,
+    policy: ScanPolicy,
+    method: Method,
+    statm: HashMap<u32, StatmReader>,
+    high_water_marks: HashMap<u32, u64>,
+    polls: u32,
+    frozen: Duration,
+    timeline: Timeline,
+    words: Words,
+    /// `CLOCK_MONOTONIC` in ns at the first exec and at the word that all tasks are alive.
+    exec_ns: Option<u64>,
+    alive_ns: Option<u64>,
+    warnings: Vec<String>,
+    environment: &'a [(String, String)],
+}
+
+/// Everything that is known when the target has ended.
+pub(super) struct Ended {
+    pub analysis: Analysis,
+    pub high_water_marks: HashMap<u32, u64>,
+    pub frozen: Duration,
+    pub timeline: Vec<TimelinePoint>,
+    pub words: Words,
+    pub exec_ns: u64,
+    pub alive_ns: Option<u64>,
+    pub exit_ns: u64,
+    /// Exit status, 128 + signal number when a signal ended it.
+    pub exit_status: i32,
+    pub counters: Counters,
+    pub probes: Vec<Probe>,
+    pub warnings: Vec<String>,
+    pub settings: Vec<String>,
+    /// Processes of the tree that outlive the command.
+    pub leftovers: Vec<u32>,
+}
+
+enum Next {
+    Ring,
+    Tick,
+    Stdout(String),
+    Stderr(String),
+    StdoutEnd,
+    StderrEnd,
+    Exit,
+    Signal(i32),
+}
+
+impl<'a> Following<'a> {
+    pub fn new(
+        job: &'a Job,
+        group: &'a TargetGroup,
+        probes: Probes,
+        counters: TreeCounters,
+        event_log: EventLog,
+        warnings: Vec<String>,
+    ) -> Self {
+        Following {
+            group,
+            ours_to_end: job.contract.is_some(),
+            probes,
+            counters,
+            event_log,
+            analysis: None,
+            policy: ScanPolicy::default(),
+            method: scan::detect(),
+            statm: HashMap::new(),
+            high_water_marks: HashMap::new(),
+            polls: 0,
+            frozen: Duration::ZERO,
+            timeline: Timeline::default(),
+            words: Words::default(),
+            exec_ns: None,
+            alive_ns: None,
+            warnings,
+            environment: &job.environment,
+        }
+    }
+
+    /// Waits and works until the target has exited.
+    pub async fn until_end(mut self, running: Running) -> Result<Ended, SessionError> {
+        let pid = running.pid;
+        self.analysis = Some(Analysis::new(pid.as_raw() as u32));
+        let mut waiting = Waiting::new(&self.probes, running)?;
+        let _ = handled_signals().thread_unblock();
+        let exit_ns = loop {
+            match waiting.next().await? {
+                Next::Ring => self.drain()?,
+                Next::Tick => self.tick()?,
+                Next::Stdout(line) => {
+                    if self.words.stdout(&line) {
+                        self.alive_ns = Some(monotonic_ns());
+                    }
+                }
+                Next::Stderr(line) => {
+                    eprintln!("{line}");
+                    self.words.stderr(&line);
+                }
+                Next::StdoutEnd | Next::StderrEnd => {}
+                Next::Exit => break monotonic_ns(),
+                Next::Signal(number) => self.signalled(number, pid)?,
+            }
+        };
+        let status = waitpid(pid, None).context("cannot wait for the target")?;
+        for line in waiting.rest_of_stdout().await {
+            self.words.stdout(&line);
+        }
+        for line in waiting.rest_of_stderr().await {
+            self.words.stderr(&line);
+        }
+        self.drain()?;
+        self.end(exit_ns, status)
+    }
+
+    /// A program of ours is ended; a command is told what it has not been told by its terminal.
+    fn signalled(&self, number: i32, pid: nix::unistd::Pid) -> Result<(), SessionError> {
+        if self.ours_to_end {
+            return Err(SessionError::Interrupted(number));
+        }
+        // The terminal sends Ctrl-C to the whole foreground group, the target included.
+        if number != libc::SIGINT {
+            let signal = SignalNumber::try_from(number).ok();
+            let _ = nix::sys::signal::kill(pid, signal);
+        }
+        Ok(())
+    }
+
+    /// Takes everything out of the ring.
+    fn drain(&mut self) -> Result<()> {
+        loop {
+            let Some(item) = self.probes.ring.next() else {
+                return Ok(());
+            };
+            match decode(&item) {
+                Ok(event) => {
+                    drop(item);
+                    self.take(event)?;
+                }
+                Err(error) => self
+                    .warnings
+                    .push(format!("an item of the ring was ignored: {error}")),
+            }
+        }
+    }
+
+    fn take(&mut self, event: Event) -> Result<()> {
+        let analysis = self.analysis.as_mut().expect("set before the loop");
+        analysis.event(&event);
+        match &event.call {
+            Call::Exec { .. } => {
+                self.exec_ns.get_or_insert(event.ended_ns);
+                if let Some(image) = image::read(event.tgid) {
+                    record(
+                        &mut self.event_log,
+                        &Entry::Image {
+                            tgid: event.tgid,
+                            path: image.path.clone(),
+                            go: image.go,
+                        },
+                    )?;
+                    analysis.image(event.tgid, image);
+                }
+            }
+            Call::Exit if analysis.tree.process(event.tgid).is_none() => {
+                self.probes.forget(event.tgid);
+                self.statm.remove(&event.tgid);
+            }
+            _ => {}
+        }
+        record(&mut self.event_log, &Entry::Event(event))
+    }
+
+    fn tick(&mut self) -> Result<()> {
+        self.drain()?;
+        let Some(exec_ns) = self.exec_ns else {
+            return Ok(());
+        };
+        let now = Duration::from_nanos(monotonic_ns().saturating_sub(exec_ns));
+        let alive = self.alive();
+        let polled: u64 = alive.iter().map(|&tgid| self.poll_rss(tgid)).sum();
+        if self.polls.is_multiple_of(POLLS_PER_HIGH_WATER_MARK) {
+            self.read_high_water_marks(&alive);
+        }
+        self.polls += 1;
+        let classes = if polled > 0 && self.policy.polled(now, polled) {
+            self.scan(now, polled)?
+        } else {
+            None
+        };
+        self.timeline.push(TimelinePoint {
+            seconds: now.as_secs_f64(),
+            rss_bytes: polled,
+            classes,
+        });
+        Ok(())
+    }
+
+    /// Processes that are alive and have executed their image.
+    fn alive(&self) -> Vec<u32> {
+        let tree = &self.analysis.as_ref().expect("set before the loop").tree;
+        let mut alive: Vec<u32> = Vec::new();
+        for process in tree.processes().filter(|process| process.is_alive()) {
+            // A vfork child lives in its parent's memory, which counts once.
+            if !alive
+                .iter()
+                .any(|&other| tree.share_memory(other, process.tgid))
+            {
+                alive.push(process.tgid);
+            }
+        }
+        alive
+    }
+
+    fn poll_rss(&mut self, tgid: u32) -> u64 {
+        if let std::collections::hash_map::Entry::Vacant(entry) = self.statm.entry(tgid)
+            && let Ok(reader) = StatmReader::open(tgid)
+        {
+            entry.insert(reader);
+        }
+        // A process that is gone has no RSS.
+        self.statm
+            .get(&tgid)
+            .and_then(|reader| reader.rss_bytes().ok())
+            .unwrap_or(0)
+    }
+
+    fn read_high_water_marks(&mut self, alive: &[u32]) {
+        for &tgid in alive {
+            if let Ok(bytes) = vm_hwm_bytes(tgid) {
+                let mark = self.high_water_marks.entry(tgid).or_default();
+                *mark = bytes.max(*mark);
+            }
+        }
+    }
+
+    /// Stops the tree, scans it, lets it go on, and only then classifies what was found.
+    fn scan(&mut self, now: Duration, polled: u64) -> Result<Option<crate::results::Classes>> {
+        let began = std::time::Instant::now();
+        let frozen = match self.group.freeze(FREEZE_TIMEOUT) {
+            Ok(frozen) => frozen,
+            Err(error) => {
+                self.warn_once(format!("a scan was left out: {error}"));
+                return Ok(None);
+            }
+        };
+        let taken_ns = monotonic_ns();
+        self.drain()?;
+        let mut pids = self.group.pids()?;
+        pids.sort_unstable();
+        let snapshot = scan_tree(&pids, self.method, taken_ns);
+        self.read_high_water_marks(&pids);
+        // Every thread that was woken to be stopped is woken again to go on, which takes the target
+        // about as long, and the CPUs from it.
+        let thawing = frozen.took;
+        frozen.thaw()?;
+        let cost = began.elapsed();
+        self.frozen += cost;
+
+        let snapshot = match snapshot {
+            Ok(snapshot) => snapshot,
+            Err(error) => {
+                self.warn_once(format!("a scan was left out: {error}"));
+                return Ok(None);
+            }
+        };
+        let unexplained: i64 = snapshot
+            .processes
+            .iter()
+            .map(|process| process.unexplained_bytes)
+            .sum();
+        if unexplained != 0 {
+            self.warn_once(format!(
+                "the kernel counts {unexplained} bytes more than a scan found"
+            ));
+        }
+        self.policy
+            .scanned(now + cost, cost + thawing, polled, snapshot.rss_bytes());
+        let classes = self
+            .analysis
+            .as_mut()
+            .expect("set before the loop")
+            .snapshot(&snapshot);
+        record(&mut self.event_log, &Entry::Snapshot(snapshot))?;
+        Ok(Some(classes))
+    }
+
+    fn warn_once(&mut self, warning: String) {
+        if !self.warnings.contains(&warning) {
+            self.warnings.push(warning);
+        }
+    }
+
+    fn end(mut self, exit_ns: u64, status: WaitStatus) -> Result<Ended, SessionError> {
+        let mut analysis = self.analysis.expect("set before the loop");
+        analysis.counts.dropped = self.probes.dropped()?;
+        let mut leftovers = self
+            .group
+            .pids()
+            .context("cannot list the target's group")?;
+        leftovers.retain(|&tgid| Some(tgid) != status.pid().map(|pid| pid.as_raw() as u32));
+        if !leftovers.is_empty() && !self.ours_to_end {
+            self.warnings.push(format!(
+                "{} processes outlive the command; they go on running and are not measured any more",
+                leftovers.len()
+            ));
+        }
+        let exec_ns = self.exec_ns.unwrap_or(exit_ns);
+        Ok(Ended {
+            analysis,
+            high_water_marks: self.high_water_marks,
+            frozen: self.frozen,
+            timeline: self.timeline.points,
+            words: self.words,
+            exec_ns,
+            alive_ns: self.alive_ns,
+            exit_ns,
+            exit_status: match status {
+                WaitStatus::Exited(_, code) => code,
+                WaitStatus::Signaled(_, signal, _) => 128 + signal as i32,
+                other => {
+                    return Err(anyhow::anyhow!(
+                        "the target ended in an unexpected way: {other:?}"
+                    )
+                    .into());
+                }
+            },
+            counters: self.counters.read(),
+            probes: self.probes.states,
+            warnings: self.warnings,
+            settings: super::host::settings(self.environment),
+            leftovers,
+        })
+    }
+}
+
+/// RSS over time, thinned out as it grows. Points with a composition are kept.
+#[derive(Default)]
+struct Timeline {
+    points: Vec<TimelinePoint>,
+    stride: u32,
+    skipped: u32,
+}
+
+impl Timeline {
+    fn push(&mut self, point: TimelinePoint) {
+        self.skipped += 1;
+        if point.classes.is_none() && self.skipped < self.stride {
+            return;
+        }
+        self.skipped = 0;
+        self.points.push(point);
+        if self.points.len() > TIMELINE_POINTS {
+            self.stride = self.stride.max(1) * 2;
+            let mut index = 0;
+            self.points.retain(|point| {
+                index += 1;
+                point.classes.is_some() || index % 2 == 0
+            });
+        }
+    }
+}
+
+/// What [`Waiting`] waits for.
+fn handled_signals() -> SigSet {
+    [
+        SignalNumber::SIGINT,
+        SignalNumber::SIGTERM,
+        SignalNumber::SIGHUP,
+    ]
+    .into_iter()
+    .collect()
+}
+
+/// Keeps signals back until [`Following::until_end`] takes them: their default would end us and leave
+/// the target to the guardian.
+pub(super) fn hold_signals() {
+    // Cannot fail: the set is valid.
+    let _ = handled_signals().thread_block();
+}
+
+/// Everything that can happen, as one future.
+struct Waiting {
+    ring: AsyncFd<OwnedFd>,
+    ticker: Interval,
+    exit: AsyncFd<OwnedFd>,
+    stdout: Option<Lines<BufReader<pipe::Receiver>>>,
+    stderr: Option<Lines<BufReader<pipe::Receiver>>>,
+    interrupt: Signal,
+    terminate: Signal,
+    hangup: Signal,
+}
+
+impl Waiting {
+    fn new(probes: &Probes, running: Running) -> Result<Waiting> {
+        let mut ticker = interval(POLL);
+        ticker.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let (stdout, stderr) = match running.output {
+            Some(Output { stdout, stderr }) => (Some(lines(stdout)?), Some(lines(stderr)?)),
+            None => (None, None),
+        };
+        // SAFETY: the ring is open for as long as `probes` is borrowed.
+        let ring =
+            unsafe { BorrowedFd::borrow_raw(probes.ring.as_raw_fd()) }.try_clone_to_owned()?;
+        Ok(Waiting {
+            ring: watch(ring)?,
+            ticker,
+            exit: watch(pidfd(running.pid.as_raw())?)?,
+            stdout,
+            stderr,
+            interrupt: signal(SignalKind::interrupt())?,
+            terminate: signal(SignalKind::terminate())?,
+            hangup: signal(SignalKind::hangup())?,
+        })
+    }
+
+    async fn next(&mut self) -> Result<Next> {
+        Ok(tokio::select! {
+            ready = self.ring.readable() => {
+                ready?.clear_ready();
+                Next::Ring
+            }
+            _ = self.ticker.tick() => Next::Tick,
+            line = next_line(&mut self.stdout) => line?.map_or(Next::StdoutEnd, Next::Stdout),
+            line = next_line(&mut self.stderr) => line?.map_or(Next::StderrEnd, Next::Stderr),
+            ready = self.exit.readable() => {
+                ready?.retain_ready();
+                Next::Exit
+            }
+            _ = self.interrupt.recv() => Next::Signal(libc::SIGINT),
+            _ = self.terminate.recv() => Next::Signal(libc::SIGTERM),
+            _ = self.hangup.recv() => Next::Signal(libc::SIGHUP),
+        })
+    }
+
+    async fn rest_of_stdout(&mut self) -> Vec<String> {
+        rest(&mut self.stdout).await
+    }
+
+    async fn rest_of_stderr(&mut self) -> Vec<String> {
+        rest(&mut self.stderr).await
+    }
+}
+
+fn watch(fd: OwnedFd) -> io::Result<AsyncFd<OwnedFd>> {
+    // SAFETY: an `OwnedFd` gives the same open descriptor until it is dropped, which is after the
+    // registration ends.
+    unsafe { AsyncFd::register(fd) }.map_err(io::Error::from)
+}
+
+fn lines(fd: OwnedFd) -> io::Result<Lines<BufReader<pipe::Receiver>>> {
+    Ok(BufReader::new(pipe::Receiver::from_owned_fd(fd)?).lines())
+}
+
+/// The next line; never, once the writer has closed its end.
+async fn next_line(
+    source: &mut Option<Lines<BufReader<pipe::Receiver>>>,
+) -> io::Result<Option<String>> {
+    match source {
+        Some(lines) => {
+            let line = lines.next_line().await?;
+            if line.is_none() {
+                *source = None;
+            }
+            Ok(line)
+        }
+        None => pending().await,
+    }
+}
+
+/// What is still in the pipe of a program that has exited. A child of it may hold the pipe open, so
+/// this waits for no more than there is.
+async fn rest(source: &mut Option<Lines<BufReader<pipe::Receiver>>>) -> Vec<String> {
+    let mut rest = Vec::new();
+    while source.is_some() {
+        match tokio::time::timeout(POLL, next_line(source)).await {
+            Ok(Ok(Some(line))) => rest.push(line),
+            _ => break,
+        }
+    }
+    rest
+}
+
+/// A descriptor that becomes readable when the process exits (Linux 5.3).
+fn pidfd(pid: i32) -> io::Result<OwnedFd> {
+    // SAFETY: takes numbers only.
+    let fd = unsafe { libc::syscall(libc::SYS_pidfd_open, pid, 0) };
+    if fd < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: the call has just made the descriptor, and nobody else has it.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd as RawFd) })
+}
+
+/// The clock of the events, in ns.
+fn monotonic_ns() -> u64 {
+    let now = nix::time::clock_gettime(nix::time::ClockId::CLOCK_MONOTONIC)
+        .expect("every Linux has this clock");
+    now.tv_sec() as u64 * 1_000_000_000 + now.tv_nsec() as u64
+}
+
+impl Ended {
+    /// Puts the result together.
+    pub fn into_run(self, job: &Job, started: SystemTime) -> Result<crate::results::Run> {
+        super::finish::run(self, job, started)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_long_timeline_is_thinned_but_keeps_its_compositions() {
+        let mut timeline = Timeline::default();
+        for index in 0..10_000_u32 {
+            let classes = (index % 1000 == 0).then(Default::default);
+            timeline.push(TimelinePoint {
+                seconds: f64::from(index),
+                rss_bytes: 0,
+                classes,
+            });
+        }
+        assert!(
+            timeline.points.len() <= TIMELINE_POINTS + 1,
+            "{}",
+            timeline.points.len()
+        );
+        assert!(
+            timeline.points.len() > TIMELINE_POINTS / 4,
+            "{}",
+            timeline.points.len()
+        );
+        assert_eq!(
+            timeline
+                .points
+                .iter()
+                .filter(|point| point.classes.is_some())
+                .count(),
+            10
+        );
+        assert!(timeline.points.is_sorted_by(|a, b| a.seconds < b.seconds));
+    }
+}

@@ -1,0 +1,164 @@
+//! One run from launch to result. This is where the pipeline is plugged together and where waiting is
+//! done; what is computed is computed in the modules that it calls.
+
+pub mod analysis;
+pub mod finish;
+pub mod follow;
+pub mod host;
+pub mod image;
+pub mod job;
+pub mod limits;
+pub mod outcome;
+pub mod replay;
+
+use std::{
+    ffi::OsString,
+    fs::File,
+    io::BufWriter,
+    path::PathBuf,
+    time::{Duration, SystemTime},
+};
+
+use anyhow::{Context, Result};
+use thiserror::Error;
+
+use crate::{
+    events::log::{self, Entry},
+    launch::{
+        group::TargetGroup,
+        guardian::Guardian,
+        held::{Held, Identity, LaunchError, Target},
+    },
+    probes::{
+        attach::{AttachError, Probes},
+        counters::TreeCounters,
+    },
+    residency::Snapshot,
+    results::Run,
+};
+use follow::{Ended, Following};
+use job::Job;
+
+/// Bytes of the ring: some 150,000 events, which is more than 100,000 threads cause in a second.
+const RING_BYTES: u32 = 16 << 20;
+/// How long killed processes may take to be gone.
+const KILL_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// How a session is run, beside its job.
+#[derive(Debug, Default)]
+pub struct Options {
+    /// Write everything that came from outside to this file.
+    pub event_log: Option<PathBuf>,
+}
+
+/// Why there is no result.
+#[derive(Debug, Error)]
+pub enum SessionError {
+    /// The probes could not be attached.
+    #[error(transparent)]
+    Attach(#[from] AttachError),
+    /// The command could not be started.
+    #[error(transparent)]
+    Launch(#[from] LaunchError),
+    /// A signal ended the session; its number.
+    #[error("interrupted by signal {0}")]
+    Interrupted(i32),
+    /// Anything else.
+    #[error("{0:#}")]
+    Other(#[from] anyhow::Error),
+}
+
+/// Where the recording goes.
+type EventLog = Option<BufWriter<File>>;
+
+/// Runs a job and measures it. Must be called while this process has a single thread: it forks.
+pub fn run(job: &Job, options: &Options) -> Result<Run, SessionError> {
+    let event_log = options
+        .event_log
+        .as_ref()
+        .map(|path| File::create(path).with_context(|| format!("cannot create {}", path.display())))
+        .transpose()?
+        .map(BufWriter::new);
+
+    let mut warnings = Vec::new();
+    // In this order nothing is left whenever we are killed: the held target ends with a pipe of ours,
+    // and the guardian, which is told of it, is there before the cgroup is.
+    let held = Held::fork(&target(job))?;
+    let root = held.pid.as_raw() as u32;
+    let profiler = std::process::id();
+    let guardian = Guardian::fork(|| TargetGroup::of_profiler(profiler, root))
+        .context("cannot fork the guardian")?;
+    let group = make_group(root, &mut warnings);
+    let started = SystemTime::now();
+    let ended = attach_and_follow(job, held, &group, event_log, warnings);
+
+    // Whatever the target left behind goes with it when it was ours to end, or never began; a command's
+    // own children that outlive it are let go.
+    let release = match &ended {
+        Ok(Ended { leftovers, .. }) if job.contract.is_none() => group.release(leftovers),
+        _ => group.kill(KILL_TIMEOUT),
+    };
+    release.context("cannot empty the target's group")?;
+    group.remove().context("cannot remove the target's group")?;
+    guardian.dismiss();
+    ended.and_then(|ended| Ok(ended.into_run(job, started)?))
+}
+
+/// From the held child to its end.
+fn attach_and_follow(
+    job: &Job,
+    held: Held,
+    group: &TargetGroup,
+    mut event_log: EventLog,
+    warnings: Vec<String>,
+) -> Result<Ended, SessionError> {
+    let root = held.pid.as_raw() as u32;
+    group
+        .add(root)
+        .context("cannot move the target into its group")?;
+    record(&mut event_log, &Entry::Root(root))?;
+
+    let mut probes = Probes::attach(RING_BYTES)?;
+    probes.follow(root)?;
+    let counters = TreeCounters::open(held.pid.as_raw());
+    // Once the target runs, a signal waits until the event loop is there to act on it.
+    follow::hold_signals();
+    let running = held.release()?;
+
+    let following = Following::new(job, group, probes, counters, event_log, warnings);
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .context("cannot start the event loop")?;
+    runtime.block_on(following.until_end(running))
+}
+
+fn make_group(root: u32, warnings: &mut Vec<String>) -> TargetGroup {
+    TargetGroup::create_fresh().unwrap_or_else(|error| {
+        warnings.push(format!(
+            "the target is stopped by SIGSTOP for each scan, because it has no cgroup: {error}"
+        ));
+        TargetGroup::descendants_of(root)
+    })
+}
+
+fn target(job: &Job) -> Target {
+    Target {
+        argv: job.command.iter().map(OsString::from).collect(),
+        environment: job
+            .environment
+            .iter()
+            .map(|(name, value)| (name.into(), value.into()))
+            .collect(),
+        directory: job.directory.clone(),
+        user: Identity::behind_sudo(),
+        capture: job.contract.is_some(),
+    }
+}
+
+fn record(event_log: &mut EventLog, entry: &Entry<Snapshot>) -> Result<(), anyhow::Error> {
+    match event_log {
+        Some(file) => log::write(file, entry).context("cannot write the event log"),
+        None => Ok(()),
+    }
+}

@@ -1,0 +1,222 @@
+//! How commands end, or do not begin: the profiler's exit status, words and files.
+
+use std::{
+    fs,
+    io::Write,
+    os::unix::{
+        fs::{MetadataExt, PermissionsExt, chown},
+        process::CommandExt,
+    },
+    path::Path,
+    process::{Command, Output, Stdio},
+};
+
+use profiler::results::{Outcome, Run};
+
+use crate::{
+    fixtures::build,
+    profiled::{Profiling, profiler, read_run},
+    remains::Remains,
+};
+
+/// Runs the profiler to its end. The result is `None` when it wrote none.
+fn run(command: &[&str], input: &str, environment: &[(&str, &str)]) -> (Output, Option<Run>) {
+    let folder = tempfile::tempdir().expect("a folder");
+    let result = folder.path().join("result.json");
+    let mut profiler = profiler(&result)
+        .args(command)
+        .envs(environment.iter().copied())
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .expect("the profiler starts");
+    let remains = Remains::of(profiler.id(), &result);
+    let mut stdin = profiler.stdin.take().expect("piped");
+    // One that does not read its input is none of our business.
+    let _ = stdin.write_all(input.as_bytes());
+    drop(stdin);
+    let output = profiler.wait_with_output().expect("it ends");
+    remains.assert_none_now();
+    let run = result.exists().then(|| read_run(&result));
+    (output, run)
+}
+
+fn text(bytes: &[u8]) -> &str {
+    std::str::from_utf8(bytes).expect("UTF-8")
+}
+
+#[test]
+fn input_output_and_exit_status_are_those_of_the_command() {
+    let script = "read word; echo \"said $word\"; echo \"and complained\" >&2; exit 7";
+    let (output, run) = run(&["sh", "-c", script], "something\n", &[]);
+    assert_eq!(output.status.code(), Some(7));
+    assert_eq!(text(&output.stdout), "said something\n");
+    assert!(
+        text(&output.stderr).starts_with("and complained\n"),
+        "{output:?}"
+    );
+    let run = run.expect("a result");
+    assert_eq!(run.exit_status, Some(7));
+    assert_eq!(
+        (run.outcome, run.reason.as_deref()),
+        (Outcome::Failed, Some("exit status 7"))
+    );
+}
+
+#[test]
+fn a_program_may_end_before_it_is_scanned() {
+    let (output, run) = run(&["true"], "", &[]);
+    assert_eq!(output.status.code(), Some(0));
+    let run = run.expect("a result");
+    assert_eq!(
+        (run.outcome, run.exit_status),
+        (Outcome::Completed, Some(0))
+    );
+    // It may also have been slow enough.
+    if run.peak.is_none() {
+        assert_eq!(
+            run.warnings,
+            ["the program ended before it could be scanned"]
+        );
+    }
+    assert_eq!(run.processes.len(), 1);
+    assert!(run.events.seen > 5);
+}
+
+#[test]
+fn a_signal_that_ends_the_program_shows_in_the_exit_status() {
+    let (output, run) = run(&["sh", "-c", "kill -SEGV $$"], "", &[]);
+    assert_eq!(output.status.code(), Some(128 + 11));
+    let run = run.expect("a result");
+    assert_eq!(run.exit_status, Some(139));
+    assert_eq!(run.reason.as_deref(), Some("ended by signal 11"));
+}
+
+#[test]
+fn commands_that_cannot_be_started() {
+    let (output, result) = run(&["no-such-command"], "", &[]);
+    assert_eq!(output.status.code(), Some(127));
+    assert_eq!(
+        text(&output.stderr),
+        "profiler: no command `no-such-command` in PATH; give its path, or check the spelling\n"
+    );
+    assert!(result.is_none() && output.stdout.is_empty());
+
+    let folder = tempfile::tempdir().expect("a folder");
+    let data = folder.path().join("data");
+    fs::write(&data, "no program").expect("a file");
+    let broken = folder.path().join("broken");
+    fs::write(&broken, "\x7fELF and no more").expect("a file");
+    fs::set_permissions(&broken, fs::Permissions::from_mode(0o755)).expect("ours");
+    for (path, error) in [(&data, "Permission denied"), (&broken, "Exec format error")] {
+        let path = path.to_str().expect("UTF-8");
+        let (output, result) = run(&[path], "", &[]);
+        assert_eq!(output.status.code(), Some(126), "{output:?}");
+        let sentence = format!("profiler: cannot execute `{path}`: {error}");
+        assert!(text(&output.stderr).starts_with(&sentence), "{output:?}");
+        assert_eq!(text(&output.stderr).lines().count(), 1);
+        assert!(result.is_none());
+    }
+}
+
+/// `ru_maxrss`, and what is made from it, is carried over fork and exec.
+#[test]
+fn memory_of_the_launcher_is_not_the_programs() {
+    let fat = vec![1_u8; 200 << 20];
+    let program = build("malloc_large");
+    let profiling = Profiling::start(1, &[program.to_str().expect("UTF-8")]);
+    let pid = profiling.told["pid"].0 as u32;
+    let run = profiling.finish(&[pid]);
+    drop(std::hint::black_box(fat));
+    let peak = run.peak();
+    assert!(peak.rss_bytes < 10 << 20, "{}", peak.rss_bytes);
+    assert!(peak.vm_hwm_bytes < 10 << 20, "{}", peak.vm_hwm_bytes);
+    let polled = run.run.timeline.iter().map(|point| point.rss_bytes).max();
+    assert!(polled.expect("polled") < 10 << 20, "{polled:?}");
+}
+
+const NOBODY: u32 = 65_534;
+
+/// The profiler where everybody can reach it: its folder may be closed to others.
+fn for_everybody(folder: &Path) -> Command {
+    let copy = folder.join("profiler");
+    fs::copy(env!("CARGO_BIN_EXE_profiler"), &copy).expect("a copy");
+    fs::set_permissions(folder, fs::Permissions::from_mode(0o777)).expect("ours");
+    let mut command = Command::new(copy);
+    command.uid(NOBODY).gid(NOBODY).current_dir(folder);
+    command
+}
+
+#[test]
+fn without_permission_nothing_is_started_and_one_sentence_says_why() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let started = folder.path().join("started");
+    let mut command = for_everybody(folder.path());
+    let output = command
+        .args(["run", "--", "touch", started.to_str().expect("UTF-8")])
+        .output()
+        .expect("it starts");
+    assert_eq!(output.status.code(), Some(125), "{output:?}");
+    assert!(!started.exists() && output.stdout.is_empty());
+    let sentence = text(&output.stderr);
+    assert_eq!(sentence.lines().count(), 1, "{sentence}");
+    for part in [
+        "CAP_BPF",
+        "CAP_PERFMON",
+        "kernel.unprivileged_bpf_disabled",
+        "sudo profiler",
+    ] {
+        assert!(sentence.contains(part), "{sentence}");
+    }
+}
+
+#[test]
+fn the_doctor_is_quiet_and_says_no_by_its_exit_status() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let doctor = |command: &mut Command| {
+        let output = command
+            .args(["doctor", "--quiet"])
+            .output()
+            .expect("it starts");
+        assert!(output.stdout.is_empty(), "{output:?}");
+        (output.status.code(), text(&output.stderr).lines().count())
+    };
+    assert_eq!(doctor(&mut for_everybody(folder.path())), (Some(2), 1));
+    assert_eq!(
+        doctor(&mut Command::new(env!("CARGO_BIN_EXE_profiler"))),
+        (Some(0), 0)
+    );
+}
+
+#[test]
+fn under_sudo_the_program_runs_as_the_user_and_the_result_is_theirs() {
+    let folder = tempfile::tempdir().expect("a folder");
+    chown(folder.path(), Some(NOBODY), Some(NOBODY)).expect("we are root");
+    let result = folder.path().join("result.json");
+    let output = profiler(&result)
+        .args(["sh", "-c", "id -u; id -g; id -G"])
+        .envs([("SUDO_UID", "65534"), ("SUDO_GID", "65534")])
+        .output()
+        .expect("it starts");
+    assert!(output.status.success(), "{output:?}");
+    assert_eq!(text(&output.stdout), "65534\n65534\n65534\n");
+    let metadata = fs::metadata(&result).expect("the result");
+    assert_eq!((metadata.uid(), metadata.gid()), (NOBODY, NOBODY));
+    read_run(&result);
+}
+
+#[test]
+fn a_result_that_cannot_be_written_is_said_before_anything_starts() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let started = folder.path().join("started");
+    let file = folder.path().join("file");
+    fs::write(&file, "no folder").expect("ours");
+    let output = profiler(&file.join("result.json"))
+        .args(["touch", started.to_str().expect("UTF-8")])
+        .output()
+        .expect("it starts");
+    assert_eq!(output.status.code(), Some(125), "{output:?}");
+    assert_eq!(text(&output.stderr).lines().count(), 1, "{output:?}");
+    assert!(!started.exists());
+}

@@ -1,0 +1,15 @@
+//! Profiles small C programs with known answers, page by page, and sees what is left when things go
+//! wrong. Needs root and a C compiler named `cc`; `cargo xtask test` runs it.
+//!
+//! Everything goes through the built `profiler`: a session forks, so it wants a process of its own.
+
+#[path = "../fixtures/mod.rs"]
+mod fixtures;
+
+mod endings;
+mod killed;
+mod memory;
+mod processes;
+mod profiled;
+mod remains;
+mod threads;

@@ -1,0 +1,247 @@
+//! Runs a command under the profiler and gives its result, after checking what holds for every run.
+
+use std::{
+    fs,
+    io::{BufReader, Read},
+    os::unix::process::CommandExt,
+    path::{Path, PathBuf},
+    process::{Child, ChildStdout, Command, Stdio},
+    time::Duration,
+};
+
+use profiler::{
+    classify::Leaf,
+    results::{Peak, Region, Results, Run},
+    units::PAGE,
+};
+use tempfile::TempDir;
+
+use crate::fixtures::{Told, build, told_by};
+
+/// How long a fixture stands still before its input ends.
+///
+/// Nothing tells a target that it has been scanned (that is the point of a profiler), so this is a
+/// time: ten times the 100 ms after which RSS that does not grow is scanned, see `peak`.
+const PLATEAU: Duration = Duration::from_secs(1);
+
+/// The profiler with its arguments up to the command.
+pub fn profiler(output: &Path) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_profiler"));
+    command.args(["run", "-o"]).arg(output).arg("--");
+    // These tests may themselves run under sudo, which is not what they are about.
+    command.env_remove("SUDO_UID").env_remove("SUDO_GID");
+    // SAFETY: prctl is a system call and nothing else.
+    unsafe {
+        // Where huge pages are always on, a page written would be 512 pages.
+        command.pre_exec(|| match libc::prctl(libc::PR_SET_THP_DISABLE, 1, 0, 0, 0) {
+            0 => Ok(()),
+            _ => Err(std::io::Error::last_os_error()),
+        });
+    }
+    command
+}
+
+/// A profiler whose target consists of fixtures that now stand still.
+pub struct Profiling {
+    pub profiler: Child,
+    pub told: Told,
+    folder: TempDir,
+    // Held open: a fixture that prints must not be killed by SIGPIPE.
+    stdout: BufReader<ChildStdout>,
+}
+
+impl Profiling {
+    /// Profiles a command that starts so many fixtures, and waits until they stand still.
+    pub fn start(fixtures: usize, command: &[&str]) -> Profiling {
+        let folder = tempfile::tempdir().expect("a folder for the result");
+        let mut profiler = profiler(&folder.path().join("result.json"))
+            .args(command)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .expect("the profiler starts");
+        let mut stdout = BufReader::new(profiler.stdout.take().expect("piped"));
+        let told = told_by(fixtures, &mut stdout).unwrap_or_else(|| {
+            let mut stderr = String::new();
+            let _ = profiler
+                .stderr
+                .take()
+                .map(|mut pipe| pipe.read_to_string(&mut stderr));
+            panic!("{command:?} ended early: {stderr}")
+        });
+        Profiling {
+            profiler,
+            told,
+            folder,
+            stdout,
+        }
+    }
+
+    /// Where the result will be.
+    pub fn result(&self) -> PathBuf {
+        self.folder.path().join("result.json")
+    }
+
+    /// Ends the fixtures and gives the result. `tgids` are the processes of the tree at its peak.
+    pub fn finish(mut self, tgids: &[u32]) -> Profiled {
+        std::thread::sleep(PLATEAU);
+        let rss_bytes: u64 = tgids.iter().map(|&tgid| rss_bytes(tgid)).sum();
+        let rss_of_told = self
+            .told
+            .iter()
+            .map(|(name, &(start, length))| (name.clone(), resident(tgids[0], start, length)))
+            .collect();
+        drop(self.profiler.stdin.take());
+        let result = self.result();
+        // Read on to the end, or a command that prints more would wait for ever.
+        let mut rest = String::new();
+        self.stdout.read_to_string(&mut rest).expect("text");
+        let output = self.profiler.wait_with_output().expect("the profiler ends");
+        let stderr = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success(), "{stderr}");
+        let run = read_run(&result);
+        let peak = run.peak.as_ref().expect("it was scanned");
+        assert_eq!(
+            peak.rss_bytes, rss_bytes,
+            "the kernel's count at the plateau"
+        );
+        assert_eq!(run.warnings, Vec::<String>::new());
+        Profiled {
+            run,
+            told: self.told,
+            smaps: rss_of_told,
+        }
+    }
+}
+
+/// A finished run.
+pub struct Profiled {
+    pub run: Run,
+    pub told: Told,
+    /// Resident bytes of what was told in the first process, by its `smaps` at the plateau: of whole
+    /// mappings, so it is only good for a range that fills some.
+    pub smaps: std::collections::HashMap<String, u64>,
+}
+
+/// Profiles one fixture.
+pub fn profile(name: &str, args: &[&str]) -> Profiled {
+    let program = build(name);
+    let command = [&[program.to_str().expect("UTF-8")], args].concat();
+    let profiling = Profiling::start(1, &command);
+    let pid = profiling.told["pid"].0 as u32;
+    profiling.finish(&[pid])
+}
+
+/// Profiles a command that starts so many fixtures; `tgids` picks all processes of the tree out of
+/// what they told, the one that tells of its memory first.
+pub fn profile_tree(
+    fixtures: usize,
+    command: &[&str],
+    tgids: impl FnOnce(&Told, u32) -> Vec<u32>,
+) -> Profiled {
+    let profiling = Profiling::start(fixtures, command);
+    let tgids = tgids(&profiling.told, profiling.profiler.id());
+    profiling.finish(&tgids)
+}
+
+impl Profiled {
+    pub fn peak(&self) -> &Peak {
+        self.run.peak.as_ref().expect("checked")
+    }
+
+    /// Pages of the regions for which a rule fired.
+    pub fn rule(&self, rule: &str) -> u64 {
+        let rows = self.peak().regions.iter().filter(|row| row.rule == rule);
+        rows.map(|row| row.resident_bytes / PAGE).sum()
+    }
+
+    /// Regions of a leaf, and their pages.
+    pub fn regions(&self, leaf: Leaf) -> Vec<u64> {
+        let rows = self.peak().regions.iter().filter(|row| row.leaf == leaf);
+        rows.map(|row| row.resident_bytes / PAGE).collect()
+    }
+
+    /// Pages of a leaf.
+    pub fn leaf(&self, leaf: Leaf) -> u64 {
+        let found = self.peak().leaves.iter().find(|row| row.leaf == leaf);
+        found.map_or(0, |row| row.bytes / PAGE)
+    }
+
+    /// Pages of the regions that begin in what was told under this name, by rule.
+    pub fn pages(&self, name: &str) -> Vec<(&str, u64)> {
+        let (start, length) = self.told[name];
+        let rows = self.peak().regions.iter().filter(|row| {
+            (start..start + length).contains(&address(row).expect("fewer regions than rows"))
+        });
+        rows.map(|row| (row.rule.as_str(), row.resident_bytes / PAGE))
+            .collect()
+    }
+}
+
+/// First byte of a row that stands for one region.
+pub fn address(row: &Region) -> Option<u64> {
+    let hex = row.start.as_ref()?.strip_prefix("0x").expect("0x");
+    Some(u64::from_str_radix(hex, 16).expect("hexadecimal"))
+}
+
+/// Reads the only run of a result and checks what holds for every run.
+pub fn read_run(path: &Path) -> Run {
+    let text = fs::read_to_string(path).expect("the profiler has written it");
+    let mut results: Results = serde_json::from_str(&text).expect("results");
+    assert_eq!(results.runs.len(), 1);
+    let run = results.runs.remove(0);
+    assert_eq!(run.events.dropped, 0);
+    assert_eq!(run.events.disagreeing_scans, 0);
+    assert_eq!(run.events.disagreeing_bytes, 0);
+    if let Some(peak) = &run.peak {
+        let sum = |bytes: &mut dyn Iterator<Item = u64>| bytes.sum::<u64>();
+        assert_eq!(peak.classes.total(), peak.rss_bytes);
+        assert_eq!(
+            sum(&mut peak.leaves.iter().map(|row| row.bytes)),
+            peak.rss_bytes
+        );
+        assert_eq!(
+            sum(&mut peak.regions.iter().map(|row| row.resident_bytes)),
+            peak.rss_bytes
+        );
+        assert_eq!(
+            sum(&mut run
+                .processes
+                .iter()
+                .map(|process| process.rss_bytes_at_peak)),
+            peak.rss_bytes
+        );
+        assert!(peak.pss_bytes <= peak.rss_bytes);
+    }
+    run
+}
+
+/// `Rss` of `smaps_rollup`, which is exact.
+fn rss_bytes(tgid: u32) -> u64 {
+    let rollup = fs::read_to_string(format!("/proc/{tgid}/smaps_rollup")).expect("alive");
+    rollup.lines().find_map(rss_line).expect("Rss")
+}
+
+/// `Rss` of the mappings that begin in a range.
+fn resident(tgid: u32, start: u64, length: u64) -> u64 {
+    let smaps = fs::read_to_string(format!("/proc/{tgid}/smaps")).expect("alive");
+    let mut inside = false;
+    let mut bytes = 0;
+    for line in smaps.lines() {
+        let header = line
+            .split_once('-')
+            .and_then(|(first, _)| u64::from_str_radix(first, 16).ok());
+        if let Some(first) = header {
+            inside = (start..start + length).contains(&first);
+        } else if inside {
+            bytes += rss_line(line).unwrap_or(0);
+        }
+    }
+    bytes
+}
+
+fn rss_line(line: &str) -> Option<u64> {
+    let kib = line.strip_prefix("Rss:")?.trim().strip_suffix(" kB")?;
+    Some(kib.parse::<u64>().expect("a number") * 1024)
+}
