@@ -1,0 +1,51 @@
+//! N async-std tasks that each sleep SECONDS, on its default executor.
+
+use std::process::exit;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use async_std::task;
+
+fn main() {
+    let Some((tasks, pause)) = arguments() else {
+        eprintln!("usage: async-std N SECONDS");
+        exit(2);
+    };
+    task::block_on(async {
+        let mut handles = Vec::with_capacity(tasks);
+        for _ in 0..tasks {
+            handles.push(task::spawn(async move {
+                enter(tasks);
+                task::sleep(pause).await;
+                leave();
+            }));
+        }
+        for handle in handles {
+            handle.await;
+        }
+    });
+    println!("live_peak={}", LIVE_PEAK.load(Ordering::Relaxed));
+}
+
+static LIVE: AtomicUsize = AtomicUsize::new(0);
+static LIVE_PEAK: AtomicUsize = AtomicUsize::new(0);
+
+/// Counts this task as alive, and says so when it is the last of them.
+fn enter(tasks: usize) {
+    let now = LIVE.fetch_add(1, Ordering::Relaxed) + 1;
+    LIVE_PEAK.fetch_max(now, Ordering::Relaxed);
+    if now == tasks {
+        println!("alive={now}");
+    }
+}
+
+fn leave() {
+    LIVE.fetch_sub(1, Ordering::Relaxed);
+}
+
+fn arguments() -> Option<(usize, Duration)> {
+    let mut words = std::env::args().skip(1);
+    let tasks = words.next()?.parse().ok()?;
+    let seconds = words.next()?.parse().ok()?;
+    Some((tasks, Duration::try_from_secs_f64(seconds).ok()?))
+}

@@ -1,0 +1,57 @@
+// N POSIX threads that each sleep SECONDS. The stack size is glibc's default: `ulimit -s`, 8 MiB as a rule.
+#include <errno.h>
+#include <pthread.h>
+#include <stdatomic.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+#include <unistd.h>
+
+static long tasks;
+static struct timespec pause_each;
+static atomic_long live, live_peak;
+
+static void *wait_once(void *unused) {
+    long now = atomic_fetch_add(&live, 1) + 1;
+    long peak = atomic_load(&live_peak);
+    while (peak < now && !atomic_compare_exchange_weak(&live_peak, &peak, now)) {
+    }
+    if (now == tasks) {
+        printf("alive=%ld\n", now);
+        fflush(stdout);
+    }
+    struct timespec left = pause_each;
+    while (nanosleep(&left, &left) == -1 && errno == EINTR) {
+    }
+    atomic_fetch_sub(&live, 1);
+    return unused;
+}
+
+int main(int argc, char **argv) {
+    if (argc != 3) {
+        fprintf(stderr, "usage: c-threads N SECONDS\n");
+        return 2;
+    }
+    tasks = atol(argv[1]);
+    double seconds = atof(argv[2]);
+    pause_each.tv_sec = (time_t)seconds;
+    pause_each.tv_nsec = (long)((seconds - (double)pause_each.tv_sec) * 1e9);
+
+    pthread_t *threads = malloc((size_t)tasks * sizeof *threads);
+    if (!threads) {
+        fprintf(stderr, "failed at 0: %s\n", strerror(errno));
+        return 1;
+    }
+    for (long started = 0; started < tasks; started++) {
+        int error = pthread_create(&threads[started], NULL, wait_once, NULL);
+        if (error) {
+            fprintf(stderr, "failed at %ld: %s\n", started, strerror(error));
+            _exit(1); // at once: the threads that did start are not waited for
+        }
+    }
+    for (long i = 0; i < tasks; i++)
+        pthread_join(threads[i], NULL);
+    printf("live_peak=%ld\n", atomic_load(&live_peak));
+    return 0;
+}

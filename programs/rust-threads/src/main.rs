@@ -1,0 +1,56 @@
+//! N threads of the standard library (2 MiB stacks) that each sleep SECONDS.
+
+use std::process::exit;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::thread;
+use std::time::Duration;
+
+fn main() {
+    let Some((tasks, pause)) = arguments() else {
+        eprintln!("usage: rust-threads N SECONDS");
+        exit(2);
+    };
+    let mut handles = Vec::with_capacity(tasks);
+    for started in 0..tasks {
+        // `thread::spawn` would panic where we want the operating system's reason.
+        let spawned = thread::Builder::new().spawn(move || {
+            enter(tasks);
+            thread::sleep(pause);
+            leave();
+        });
+        match spawned {
+            Ok(handle) => handles.push(handle),
+            Err(error) => {
+                eprintln!("failed at {started}: {error}");
+                exit(1);
+            }
+        }
+    }
+    for handle in handles {
+        handle.join().expect("a task panicked");
+    }
+    println!("live_peak={}", LIVE_PEAK.load(Ordering::Relaxed));
+}
+
+static LIVE: AtomicUsize = AtomicUsize::new(0);
+static LIVE_PEAK: AtomicUsize = AtomicUsize::new(0);
+
+/// Counts this task as alive, and says so when it is the last of them.
+fn enter(tasks: usize) {
+    let now = LIVE.fetch_add(1, Ordering::Relaxed) + 1;
+    LIVE_PEAK.fetch_max(now, Ordering::Relaxed);
+    if now == tasks {
+        println!("alive={now}");
+    }
+}
+
+fn leave() {
+    LIVE.fetch_sub(1, Ordering::Relaxed);
+}
+
+fn arguments() -> Option<(usize, Duration)> {
+    let mut words = std::env::args().skip(1);
+    let tasks = words.next()?.parse().ok()?;
+    let seconds = words.next()?.parse().ok()?;
+    Some((tasks, Duration::try_from_secs_f64(seconds).ok()?))
+}
