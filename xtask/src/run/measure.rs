@@ -1,0 +1,195 @@
+//! Starting the privileged profiler for one run, and reading what it found.
+
+use std::{
+    env, fs,
+    path::{Path, PathBuf},
+    process::{Child, Stdio},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
+
+use anyhow::{Context, Result, bail};
+use profiler::{
+    results::{Host, Run, store},
+    session::job::Job,
+};
+
+use crate::{
+    process::{Command, line},
+    setup::{as_root, is_root},
+};
+
+/// How often a child is asked whether it has ended, so that a signal for us alone can be passed on.
+const PATIENCE: Duration = Duration::from_millis(50);
+
+/// The profiler, ready to be started as root.
+pub struct Profiler {
+    executable: PathBuf,
+    interrupted: Arc<AtomicBool>,
+}
+
+/// What came of one run.
+pub enum Measured {
+    /// A result, whatever its outcome.
+    Run(Box<Run>, Box<Host>),
+    /// The user does not want to go on.
+    Interrupted,
+}
+
+impl Profiler {
+    /// `interrupted` is set when the user presses Ctrl-C.
+    pub fn new(executable: PathBuf, interrupted: Arc<AtomicBool>) -> Profiler {
+        Profiler {
+            executable,
+            interrupted,
+        }
+    }
+
+    /// Asks for the password where one is needed, and tries whether the probes can be attached.
+    pub fn check(&self) -> Result<()> {
+        if !is_root() && Command::new("sudo").arg("-v").status().is_err() {
+            bail!("not root, and there is no sudo: attaching probes needs root; try this as root");
+        }
+        let output = self
+            .command(&["doctor", "--quiet"])
+            .stdin(Stdio::inherit())
+            .output()?;
+        if !output.status.success() {
+            bail!("{}", last_line(&output.stderr));
+        }
+        Ok(())
+    }
+
+    /// Runs a job to its end.
+    pub fn measure(&self, job: &Job) -> Result<Measured> {
+        let folder = tempfile::tempdir().context("cannot make a temporary folder")?;
+        let (job_file, result_file) = (
+            folder.path().join("job.json"),
+            folder.path().join("result.json"),
+        );
+        fs::write(&job_file, serde_json::to_vec(job)?)?;
+        let mut command = self.command(&["run", "--job"]);
+        command.arg(&job_file).arg("--output").arg(&result_file);
+        command.stdout(Stdio::null()).stderr(Stdio::piped());
+        let child = command
+            .spawn()
+            .with_context(|| format!("cannot start `{}`", line(&command)))?;
+        let (status, complaint) = self.wait(child)?;
+        if self.interrupted.load(Ordering::Relaxed) {
+            return Ok(Measured::Interrupted);
+        }
+        if !result_file.exists() {
+            bail!(
+                "the profiler ended with {status}: {}",
+                last_line(&complaint)
+            );
+        }
+        let mut results = store::read(&result_file)?;
+        let run = results.runs.pop().context("a result without a run")?;
+        Ok(Measured::Run(Box::new(run), Box::new(results.host)))
+    }
+
+    fn wait(&self, mut child: Child) -> Result<(std::process::ExitStatus, Vec<u8>)> {
+        let mut stderr = child.stderr.take().context("stderr is piped")?;
+        let reader = std::thread::spawn(move || {
+            let mut text = Vec::new();
+            // What was read until an error is all there is.
+            let _ = std::io::Read::read_to_end(&mut stderr, &mut text);
+            text
+        });
+        let mut passed_on = false;
+        let status = loop {
+            if let Some(status) = child.try_wait()? {
+                break status;
+            }
+            if self.interrupted.load(Ordering::Relaxed) && !passed_on {
+                passed_on = true;
+                // The terminal tells the profiler itself; a signal that was sent to us alone is passed on.
+                let pid = child.id().cast_signed();
+                // SAFETY: the child has not been waited for, so the number is still its own.
+                unsafe { libc::kill(pid, libc::SIGINT) };
+            }
+            std::thread::sleep(PATIENCE);
+        };
+        Ok((status, reader.join().unwrap_or_default()))
+    }
+
+    fn command(&self, arguments: &[&str]) -> Command {
+        let executable = self.executable.to_string_lossy();
+        as_root(&[&[executable.as_ref()], arguments].concat())
+    }
+}
+
+/// The environment that programs run in: ours, less what cargo added for its own children.
+pub fn environment(own: &[(String, String)], ready: &[(String, String)]) -> Vec<(String, String)> {
+    let from_cargo = |name: &str| {
+        name.starts_with("CARGO") || name.starts_with("RUST") || name == "LD_LIBRARY_PATH"
+    };
+    let mut environment: Vec<_> = own
+        .iter()
+        .filter(|(name, _)| !from_cargo(name) && !ready.iter().any(|(given, _)| given == name))
+        .cloned()
+        .collect();
+    environment.extend_from_slice(ready);
+    environment
+}
+
+/// Our own environment, as far as it is text.
+pub fn own_environment() -> Vec<(String, String)> {
+    env::vars_os()
+        .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)))
+        .collect()
+}
+
+fn last_line(text: &[u8]) -> String {
+    let text = String::from_utf8_lossy(text);
+    let last = text.lines().rfind(|line| !line.trim().is_empty());
+    let last = last.unwrap_or("it said nothing");
+    last.trim().trim_start_matches("profiler: ").to_owned()
+}
+
+/// Keeps what an earlier invocation measured: its results move aside.
+pub fn keep_previous(directory: &Path) -> Result<()> {
+    let results = directory.join("results.json");
+    if results.exists() {
+        fs::rename(&results, directory.join("results.previous.json"))
+            .with_context(|| format!("cannot move {} aside", results.display()))?;
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn pair(name: &str, value: &str) -> (String, String) {
+        (name.to_owned(), value.to_owned())
+    }
+
+    #[test]
+    fn programs_do_not_see_what_cargo_added() {
+        let own = [
+            pair("HOME", "/home/me"),
+            pair("CARGO_MANIFEST_DIR", "/x"),
+            pair("LD_LIBRARY_PATH", "/x/deps"),
+            pair("PATH", "/bin"),
+        ];
+        let ready = [pair("PATH", "/go/bin:/bin")];
+        assert_eq!(
+            environment(&own, &ready),
+            [pair("HOME", "/home/me"), pair("PATH", "/go/bin:/bin")]
+        );
+    }
+
+    #[test]
+    fn the_last_words_are_the_reason() {
+        assert_eq!(
+            last_line(b"warming up\nprofiler: no permission\n\n"),
+            "no permission"
+        );
+        assert_eq!(last_line(b""), "it said nothing");
+    }
+}

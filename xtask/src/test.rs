@@ -1,0 +1,94 @@
+//! `cargo xtask test`: every test. Those that attach probes need root; their executables are built as
+//! the user and started through sudo.
+
+use std::path::Path;
+
+use anyhow::{Context, Result};
+
+use crate::{
+    build, ebpf,
+    process::{Command, Run, output},
+    setup::as_root,
+};
+
+/// The options of `cargo xtask test`.
+#[derive(Debug, clap::Args)]
+pub struct Options {
+    /// Only tests whose name holds this
+    filter: Option<String>,
+}
+
+/// Test executables that need root, one file each in `profiler/tests`.
+const PRIVILEGED: [&str; 1] = ["privileged"];
+
+/// Runs all tests; fails at the first executable with a failing test.
+pub fn run(options: &Options, root: &Path) -> Result<()> {
+    let built = ebpf::build_if_possible(root)?;
+    let with_object = |arguments: &[&str]| {
+        let mut command = Command::new("cargo");
+        command.args(arguments).current_dir(root);
+        build::name_object(&mut command, built.clone());
+        command
+    };
+    let mut unprivileged = with_object(&["test", "--workspace"]);
+    unprivileged.args(&options.filter);
+    unprivileged.run()?;
+
+    // The programs under test are part of the build.
+    with_object(&["build", "--package", "profiler"]).run()?;
+    for name in PRIVILEGED {
+        let list = [
+            "test",
+            "--package",
+            "profiler",
+            "--features",
+            "privileged-tests",
+        ];
+        let arguments = [
+            &list[..],
+            &["--test", name, "--no-run", "--message-format=json"],
+        ]
+        .concat();
+        let messages = output(&mut with_object(&arguments))?;
+        let executable = test_executable(&messages, name)
+            .with_context(|| format!("cargo built no test executable `{name}`"))?;
+        // One at a time: each test attaches probes and counts pages.
+        let mut test = as_root(&[&executable, "--test-threads=1"]);
+        test.current_dir(root.join("profiler"))
+            .args(&options.filter);
+        test.run()?;
+    }
+    Ok(())
+}
+
+/// The path in cargo's message about the test target `name`.
+fn test_executable(messages: &str, name: &str) -> Option<String> {
+    messages
+        .lines()
+        .filter_map(|line| serde_json::from_str::<serde_json::Value>(line).ok())
+        .filter(|message| {
+            message["reason"] == "compiler-artifact" && message["target"]["name"] == name
+        })
+        .find_map(|message| message["executable"].as_str().map(str::to_owned))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_executable_is_that_of_the_named_test() {
+        let messages = concat!(
+            r#"{"reason":"compiler-artifact","target":{"name":"profiler"},"executable":"/t/profiler"}"#,
+            "\n",
+            r#"{"reason":"compiler-artifact","target":{"name":"privileged"},"executable":"/t/privileged-1"}"#,
+            "\n",
+            r#"{"reason":"build-finished","success":true}"#,
+        );
+        assert_eq!(
+            test_executable(messages, "privileged").as_deref(),
+            Some("/t/privileged-1")
+        );
+        assert_eq!(test_executable(messages, "other"), None);
+    }
+}

@@ -1,0 +1,105 @@
+//! The folder of unpacked copies. A copy is made in a temporary folder and renamed when it is whole, so that a folder
+//! that has its final name is complete, whatever interrupted us before.
+
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result, bail};
+use sha2::{Digest, Sha256};
+
+use super::{Definition, Shop};
+
+/// The finished copy of `id`, made by `fill` in the given empty folder unless it is there already.
+pub fn copy(
+    shop: &Shop,
+    id: &str,
+    definition: &Definition,
+    fill: impl FnOnce(&Path) -> Result<()>,
+) -> Result<PathBuf> {
+    // Named by what it is made from, too: a changed pin makes a new copy.
+    let made_from = (&definition.provision.debian, &definition.provision.wheel);
+    let name = format!(
+        "{id}-{}",
+        &hex(&Sha256::digest(serde_json::to_vec(&made_from)?))[..8]
+    );
+    let finished = shop.folder.join(&name);
+    if finished.exists() {
+        return Ok(finished);
+    }
+    std::fs::create_dir_all(shop.folder)
+        .with_context(|| format!("cannot create {}", shop.folder.display()))?;
+    let unfinished = tempfile::Builder::new()
+        .prefix(&format!(".{name}."))
+        .tempdir_in(shop.folder)?;
+    let tree = unfinished.path().join("tree");
+    std::fs::create_dir(&tree)?;
+    fill(&tree)?;
+    match std::fs::rename(&tree, &finished) {
+        Err(_) if finished.exists() => {} // another process was faster; its copy is as good
+        renamed => renamed.with_context(|| format!("cannot create {}", finished.display()))?,
+    }
+    Ok(finished)
+}
+
+/// Refuses a file whose SHA-256 is not the pinned one.
+pub fn verify(file: &Path, sha256: &str) -> Result<()> {
+    let mut hasher = Sha256::new();
+    let mut content = std::fs::File::open(file)?;
+    std::io::copy(&mut content, &mut hasher)?;
+    let seen = hex(&hasher.finalize());
+    if seen != sha256 {
+        let name = file.file_name().unwrap_or_default().to_string_lossy();
+        bail!("{name} was downloaded with SHA-256 {seen}, expected {sha256}; it is not used");
+    }
+    Ok(())
+}
+
+/// Bytes as lower-case hex.
+pub fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::toolchains::Install;
+    use std::collections::BTreeMap;
+
+    #[test]
+    fn a_wrong_checksum_is_refused_in_one_sentence() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("go.whl");
+        std::fs::write(&file, "hello").unwrap();
+        let right = "2cf24dba5fb0a30e26e83b2ac5b9e29e1b161e5c1fa7425e73043362938b9824";
+        verify(&file, right).unwrap();
+        let wrong = right.replace('2', "3");
+        assert_eq!(
+            verify(&file, &wrong).unwrap_err().to_string(),
+            format!("go.whl was downloaded with SHA-256 {right}, expected {wrong}; it is not used")
+        );
+    }
+
+    #[test]
+    fn a_copy_that_failed_is_not_taken_for_a_finished_one() {
+        let folder = tempfile::tempdir().unwrap();
+        let definition: Definition = toml::from_str("label = 'x'").unwrap();
+        let definitions = BTreeMap::new();
+        let shop = Shop {
+            definitions: &definitions,
+            folder: folder.path(),
+            install: Install::No,
+            progress: &|_| {},
+        };
+        let half = |tree: &Path| {
+            std::fs::write(tree.join("half"), "")?;
+            bail!("the power went off")
+        };
+        assert!(copy(&shop, "x", &definition, half).is_err());
+        assert_eq!(folder.path().read_dir().unwrap().count(), 0);
+
+        let whole = |tree: &Path| Ok(std::fs::write(tree.join("whole"), "")?);
+        let tree = copy(&shop, "x", &definition, whole).unwrap();
+        assert!(tree.join("whole").exists());
+        let again = copy(&shop, "x", &definition, |_| bail!("made twice")).unwrap();
+        assert_eq!(again, tree);
+    }
+}
