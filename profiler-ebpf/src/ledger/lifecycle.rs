@@ -15,7 +15,7 @@ use aya_ebpf::{
 use super::{
     copy::copy_range,
     kernel::{read, read_int},
-    maps::{SPACE_OF, mm_pgd, space, state, task_mm, task_tgid},
+    maps::{SPACE_OF, mm_pgd, space, state, task_mm, task_tgid, top_shift},
     peak::look,
 };
 use crate::maps::FOLLOWED;
@@ -24,8 +24,11 @@ use crate::maps::FOLLOWED;
 const CLONE_VM: u64 = 0x0000_0100;
 const CLONE_THREAD: u64 = 0x0001_0000;
 
-/// End of user addresses, with five levels of page tables too.
-const USER_END: u64 = 1 << 56;
+/// End of user addresses: half of what the highest page table spans.
+#[inline(always)]
+fn user_end() -> u64 {
+    1 << ((top_shift() + 8) & 63)
+}
 
 /// Thread groups inside `execve` → the space that they leave when it succeeds.
 #[map]
@@ -101,7 +104,7 @@ pub fn before_end(index: u32) {
         return;
     };
     if space.users == 1 && (space.born_epoch < state.epoch) {
-        copy_range(index, state.epoch, 0, USER_END, false);
+        copy_range(index, state.epoch, 0, user_end(), false);
     }
 }
 

@@ -7,8 +7,8 @@ use profiler_ebpf::ledger_wire::{
     CHUNK_BYTES, CHUNK_NUMBER_BITS, CHUNK_WORDS, Chunk, Space, State,
 };
 
-use super::ResidentRange;
 use super::ranges::push;
+use super::{ResidentRange, Vma};
 use crate::units::PAGE;
 
 /// The ledger at one moment.
@@ -26,19 +26,25 @@ impl Ledger {
     /// Decodes copies of the three maps. Bytes that make no whole record are left out.
     pub fn decode(state: &[u8], spaces: &[u8], pool: &[u8]) -> Ledger {
         let state = decode_state(state);
-        let mut chunks: Vec<Chunk> = records::<{ size_of::<Chunk>() / 8 }>(pool)
+        let chunks: Vec<Chunk> = records::<{ size_of::<Chunk>() / 8 }>(pool)
             .map(|[key, epoch, claimed, bits @ ..]| Chunk {
                 key,
                 epoch,
                 claimed,
                 bits,
             })
-            .filter(|chunk| chunk.epoch == u64::from(state.epoch) && chunk.epoch != 0)
             .collect();
+        let spaces = records(spaces).map(decode_space).collect();
+        Ledger::of(state, spaces, chunks)
+    }
+
+    /// A ledger of these parts. Chunks of other epochs are left out.
+    pub fn of(state: State, spaces: Vec<Space>, mut chunks: Vec<Chunk>) -> Ledger {
+        chunks.retain(|chunk| chunk.epoch == u64::from(state.epoch) && chunk.epoch != 0);
         chunks.sort_unstable_by_key(|chunk| chunk.key);
         Ledger {
             state,
-            spaces: records(spaces).map(decode_space).collect(),
+            spaces,
             chunks,
         }
     }
@@ -76,6 +82,11 @@ impl Ledger {
         rest.until(u64::MAX, &mut resident);
         resident
     }
+}
+
+/// What of `ranges` lies in `vmas` and can be RSS. Pages of shared mappings become file pages.
+pub fn inside(vmas: &[Vma], ranges: &[ResidentRange]) -> Vec<ResidentRange> {
+    super::ranges::settle(vmas, ranges)
 }
 
 /// What the page tables hold, from an address on.
