@@ -72,8 +72,10 @@ pub struct Space {
 pub struct State {
     /// Number of the current candidate; 0 before the first removal.
     pub epoch: u32,
-    /// 1 while changes must be copied; 0 while the tree grows beyond the candidate.
-    pub copying: u32,
+    /// The epoch in which the tree was last seen to have more than the candidate. While that is the
+    /// current one, nothing is copied: the next removal makes a new candidate. (The epoch and not a
+    /// flag, so that a CPU that is late cannot switch off the copying for a newer candidate.)
+    pub growing_in: u32,
     /// Changes whenever an address space comes or goes: verdicts remembered before are void.
     pub generation: u32,
     /// [`Space`]s in use, ended ones included.
@@ -95,12 +97,20 @@ pub struct State {
     /// Page table pages that could not be read.
     pub unreadable: u64,
     /// Times that copying was off although the tree was not above the candidate: pages had gone
-    /// without a removal that we know.
+    /// without a removal that we know, or in one that had been looked at before others grew the tree.
     pub unseen_removals: u64,
     /// Chunks copied, and removals looked at.
     pub copies: u64,
     /// Removals looked at.
     pub removals: u64,
+}
+
+impl State {
+    /// Whether what is about to change must be copied first.
+    #[inline(always)]
+    pub const fn copies_changes(&self) -> bool {
+        self.epoch != self.growing_in
+    }
 }
 
 const _: () =
@@ -110,6 +120,10 @@ const _: () =
 pub mod names {
     /// Attached to `syscalls:sys_enter_*` of the calls that remove pages.
     pub const REMOVAL: &str = "ledger_removal";
+    /// Attached to `syscalls:sys_exit_mmap` and `sys_exit_mremap`.
+    pub const ARRIVAL: &str = "ledger_arrival";
+    /// Attached to `huge_memory:mm_khugepaged_scan_pmd` (tp_btf) where there is one.
+    pub const HUGE: (&str, &str) = ("ledger_huge", "mm_khugepaged_scan_pmd");
     /// Attached to `syscalls:sys_enter_getppid` while the layout is found out.
     pub const PEEK: &str = "ledger_peek";
     /// tp_btf programs: name of the program, name of the tracepoint.
@@ -152,6 +166,8 @@ pub mod names {
     pub const COUNTER_COUNT: &str = "COUNTER_COUNT";
     /// Offset of `counters` in `percpu_counter`.
     pub const COUNTER_COUNTERS: &str = "COUNTER_COUNTERS";
+    /// Offset of `index` in `folio`.
+    pub const FOLIO_INDEX: &str = "FOLIO_INDEX";
     /// CPUs in `CPU_OFFSETS`.
     pub const CPUS: &str = "CPUS";
     /// Where all of physical memory is mapped.

@@ -168,12 +168,34 @@ struct Walk {
     epoch: u32,
     /// Chunks without page table entries are worth a copy too: something is about to come there.
     empty_too: u64,
+    /// Pages in here came after the candidate (none when the end is 0).
+    fresh_start: u64,
+    fresh_end: u64,
 }
 
 /// Copies every chunk of `start..end` that has not been copied in this epoch. Without `empty_too`,
 /// what has no page of entries is left out.
 #[inline(always)]
 pub fn copy_range(index: u32, epoch: u32, start: u64, end: u64, empty_too: bool) {
+    walk(index, epoch, start, end, empty_too, 0, 0);
+}
+
+/// As [`copy_range`], after pages have come to the range: they were not there at the candidate.
+#[inline(always)]
+pub fn copy_beside(index: u32, epoch: u32, start: u64, end: u64) {
+    walk(index, epoch, start, end, false, start, end);
+}
+
+#[inline(always)]
+fn walk(
+    index: u32,
+    epoch: u32,
+    start: u64,
+    end: u64,
+    empty_too: bool,
+    fresh_start: u64,
+    fresh_end: u64,
+) {
     let (Some(space), Some(walk)) = (space(index), WALK.get_ptr_mut(0)) else {
         return;
     };
@@ -186,6 +208,8 @@ pub fn copy_range(index: u32, epoch: u32, start: u64, end: u64, empty_too: bool)
             space: index,
             epoch,
             empty_too: u64::from(empty_too),
+            fresh_start,
+            fresh_end,
         };
     }
     let chunks = (end.wrapping_sub(start) >> 21).wrapping_add(2);
@@ -250,8 +274,46 @@ extern "C" fn step(_index: u32, _context: *mut c_void) -> i64 {
             direct_map().wrapping_add(entry & frame_mask()),
         );
     }
+    if walk.fresh_end != 0 {
+        clear(chunk, at, walk.fresh_start, walk.fresh_end);
+    }
     0
 }
+
+/// Clears the bits of the pages in `start..end`. `at` is any address in the chunk.
+#[inline(always)]
+fn clear(chunk: &mut Chunk, at: u64, start: u64, end: u64) {
+    let base = at & !(CHUNK_BYTES - 1);
+    let mut word = 0;
+    while word < 8 {
+        let first = base + word as u64 * WORD_BYTES;
+        // The pages of this word from `from` up to `to` are fresh.
+        let from = if start > first {
+            (start - first) >> 12
+        } else {
+            0
+        };
+        let to = if end > first {
+            (end - first + 4095) >> 12
+        } else {
+            0
+        };
+        if from < 64 && to > from {
+            let above = u64::MAX << (from & 63);
+            let below = if to >= 64 {
+                u64::MAX
+            } else {
+                !(u64::MAX << (to & 63))
+            };
+            // SAFETY: the mask keeps the index inside; it is for the verifier.
+            unsafe { *chunk.bits.as_mut_ptr().add(word & 7) &= !(above & below) };
+        }
+        word += 1;
+    }
+}
+
+/// Bytes of address space in one word of bits.
+const WORD_BYTES: u64 = 64 * 4096;
 
 impl Walk {
     #[inline(always)]

@@ -33,9 +33,10 @@ pub fn ledger_fault_kernel(ctx: BtfTracePointContext) -> i32 {
 #[inline(always)]
 fn fault(address: u64) {
     let Some(state) = state() else { return };
-    if state.copying == 0 {
+    if !state.copies_changes() {
         return;
     }
+    let epoch = state.epoch;
     let mm = current_mm();
     let Some(verdict) = VERDICT.get_ptr_mut(0) else {
         return;
@@ -45,8 +46,7 @@ fn fault(address: u64) {
     let chunk = address / CHUNK_BYTES;
     if verdict.mm == mm
         && verdict.generation == state.generation
-        && (verdict.space == NOT_FOLLOWED
-            || (verdict.chunk == chunk && verdict.epoch == state.epoch))
+        && (verdict.space == NOT_FOLLOWED || (verdict.chunk == chunk && verdict.epoch == epoch))
     {
         return;
     }
@@ -57,23 +57,29 @@ fn fault(address: u64) {
     verdict.mm = mm;
     verdict.generation = state.generation;
     verdict.chunk = chunk;
-    verdict.epoch = state.epoch;
+    verdict.epoch = epoch;
     // SAFETY: the value is copied at once.
     let Some(&index) = (unsafe { SPACE_OF.get(mm) }) else {
         verdict.space = NOT_FOLLOWED;
         return;
     };
     verdict.space = index;
-    if is_copied_at(index, state.epoch, address) {
+    if is_copied_at(index, epoch, address) {
         return;
     }
     // Above the candidate again? Then the next removal makes a new one, and this copy would be for
     // nothing.
     // SAFETY: the helper has no preconditions.
     let now = unsafe { bpf_ktime_get_ns() };
-    if tree_pages(state, now) > state.candidate_pages + slack(state) {
-        state.copying = 0;
+    let pages = tree_pages(state, now);
+    if pages > state.candidate_pages + slack(state) {
+        // A removal that is under way may already have been looked at: then this is the peak's count.
+        if pages > state.highest_pages {
+            state.highest_pages = pages;
+            state.highest_ns = now;
+        }
+        state.growing_in = epoch;
         return;
     }
-    copy_one(index, state.epoch, address);
+    copy_one(index, epoch, address);
 }

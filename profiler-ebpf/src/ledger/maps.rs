@@ -69,6 +69,7 @@ globals! {
     COUNTER_SIZE = counter_size;
     COUNTER_COUNT = counter_count;
     COUNTER_COUNTERS = counter_counters;
+    FOLIO_INDEX = folio_index;
     CPUS = cpus;
     DIRECT_MAP = direct_map;
     FRAME_MASK = frame_mask;

@@ -4,6 +4,7 @@
 
 mod copy;
 mod faults;
+mod huge;
 mod kernel;
 mod lifecycle;
 mod maps;

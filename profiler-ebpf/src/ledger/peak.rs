@@ -121,18 +121,17 @@ pub fn look() {
         state.highest_ns = now;
     }
     if pages <= state.candidate_pages + slack(state) {
-        if state.copying == 0 && state.epoch != 0 {
+        if !state.copies_changes() && state.epoch != 0 {
             // We stopped copying because the tree was above the candidate; nothing we know of has
             // brought it down since.
             state.unseen_removals += 1;
-            state.copying = 1;
+            state.growing_in = 0;
         }
         return;
     }
     state.candidate_pages = pages;
     state.candidate_ns = now;
     state.epoch += 1;
-    state.copying = 1;
     let mut sum = Sum {
         pages: 0,
         now,

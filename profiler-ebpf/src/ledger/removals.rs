@@ -1,12 +1,20 @@
 //! `syscalls:sys_enter_*` of the calls that take pages away, or bring some without a fault.
 //!
-//! At the entry, because only then the pages are still there.
+//! At the entry, because only then the pages are still there. Two calls bring pages without a fault to
+//! a place that only their result tells, `mmap` with `MAP_POPULATE` and `mremap`: at their exit, what
+//! lies beside the new range is copied, and the range itself as empty. That is right, because a
+//! chunk that had a page there at the candidate was copied when the page went.
 
-use aya_ebpf::{macros::tracepoint, programs::TracePointContext};
+use aya_ebpf::{
+    helpers::bpf_get_current_pid_tgid,
+    macros::{map, tracepoint},
+    maps::HashMap,
+    programs::TracePointContext,
+};
 use profiler_ebpf::kind;
 
 use super::{
-    copy::copy_range,
+    copy::{copy_beside, copy_range},
     kernel::read,
     lifecycle::{before_exec, current_mm, current_space},
     maps::{mm_brk, state},
@@ -22,6 +30,8 @@ const EXECVEAT: u32 = 322;
 
 /// `include/uapi/asm-generic/mman-common.h`
 const MAP_FIXED: u64 = 0x10;
+const MAP_LOCKED: u64 = 0x2000;
+const MAP_POPULATE: u64 = 0x8000;
 const MREMAP_FIXED: u64 = 2;
 const MADV_DONTNEED: u64 = 4;
 const MADV_FREE: u64 = 8;
@@ -53,7 +63,14 @@ fn try_removal(ctx: &TracePointContext, space: u32) -> Result<(), i32> {
     let (mut start, mut length) = (args[0], args[1]);
     match number {
         kind::MUNMAP => {}
-        kind::MMAP if args[3] & MAP_FIXED != 0 => {}
+        kind::MMAP => {
+            if args[3] & (MAP_POPULATE | MAP_LOCKED) != 0 {
+                let _ = ARRIVING.insert(bpf_get_current_pid_tgid(), length, 0);
+            }
+            if args[3] & MAP_FIXED == 0 {
+                return Ok(());
+            }
+        }
         kind::MADVISE => match args[2] {
             MADV_DONTNEED | MADV_FREE | MADV_REMOVE | MADV_PAGEOUT | MADV_DONTNEED_LOCKED
             | MADV_COLLAPSE | MADV_POPULATE_READ | MADV_POPULATE_WRITE => {}
@@ -67,6 +84,7 @@ fn try_removal(ctx: &TracePointContext, space: u32) -> Result<(), i32> {
             length = now - start;
         }
         kind::MREMAP => {
+            let _ = ARRIVING.insert(bpf_get_current_pid_tgid(), args[2], 0);
             if args[3] & MREMAP_FIXED != 0 {
                 look();
                 copy(space, args[4], args[2]);
@@ -88,12 +106,43 @@ fn try_removal(ctx: &TracePointContext, space: u32) -> Result<(), i32> {
     Ok(())
 }
 
+/// Calls that may bring pages: thread → length. Full: as if the call had not been seen.
+#[map]
+static ARRIVING: HashMap<u64, u64> = HashMap::with_max_entries(4096, 0);
+
+#[tracepoint]
+pub fn ledger_arrival(ctx: TracePointContext) -> u32 {
+    if let Some(space) = current_space() {
+        let _ = try_arrival(&ctx, space);
+    }
+    0
+}
+
+#[inline(always)]
+fn try_arrival(ctx: &TracePointContext, space: u32) -> Result<(), i32> {
+    let thread = bpf_get_current_pid_tgid();
+    // SAFETY: only this thread inserts and removes its own key; the value is copied at once.
+    let Some(length) = (unsafe { ARRIVING.get(thread) }).copied() else {
+        return Ok(());
+    };
+    let _ = ARRIVING.remove(thread);
+    // SAFETY: the offset lies inside the record of every sys_exit tracepoint.
+    let start = unsafe { ctx.read_at::<u64>(ARGS_OFFSET)? };
+    let Some(state) = state() else { return Ok(()) };
+    let end = start.wrapping_add(length);
+    // Errors are the highest addresses.
+    if state.copies_changes() && end > start && end >> 63 == 0 {
+        copy_beside(space, state.epoch, start, end);
+    }
+    Ok(())
+}
+
 /// Copies what a call is about to change.
 #[inline(always)]
 fn copy(space: u32, start: u64, length: u64) {
     let Some(state) = state() else { return };
     let end = start.wrapping_add(length);
-    if state.copying != 0 && end > start && end >> 63 == 0 {
+    if state.copies_changes() && end > start && end >> 63 == 0 {
         copy_range(space, state.epoch, start, end, false);
     }
 }

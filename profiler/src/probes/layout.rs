@@ -75,6 +75,7 @@ impl Layout {
                 names::COUNTER_COUNTERS,
                 btf.offset_of("percpu_counter", "counters")?,
             ),
+            (names::FOLIO_INDEX, btf.offset_of("folio", "index")?),
             (names::CPUS, cpu_offsets.len() as u64),
             (names::DIRECT_MAP, direct_map),
             (names::FRAME_MASK, FRAME_MASK),

@@ -13,7 +13,7 @@ use std::{
 use aya::{
     Ebpf,
     maps::{Array, MapData},
-    programs::{BtfTracePoint, TracePoint},
+    programs::{BtfTracePoint, ProgramError, ProgramFd, TracePoint},
 };
 use profiler_ebpf::ledger_wire::{Chunk, SPACES, Space, State, names};
 
@@ -32,13 +32,16 @@ const REMOVALS: [&str; 8] = [
     "munmap", "mmap", "madvise", "brk", "mremap", "shmdt", "execve", "execveat",
 ];
 
+/// Calls that bring pages to a place that only their result tells.
+const ARRIVALS: [&str; 2] = ["mmap", "mremap"];
+
 /// The attached ledger.
 pub struct LedgerProbes {
     pool: Mapped,
     spaces: Mapped,
     state: Mapped,
     /// For statistics of the programs.
-    programs: Vec<aya::programs::ProgramFd>,
+    programs: Vec<ProgramFd>,
 }
 
 /// What the ledger held at one moment, as bytes: see [`crate::residency::ledger`].
@@ -77,42 +80,71 @@ impl LedgerProbes {
         let kernel_types = aya::Btf::from_sys_fs().map_err(TierError::kernel)?;
         // Whom to follow first: a fault of a space that is not known means nothing.
         for (name, tracepoint) in names::TRACEPOINTS.into_iter().rev() {
-            let program: &mut BtfTracePoint = ebpf
-                .program_mut(name)
-                .and_then(|program| program.try_into().ok())
-                .ok_or(TierError::Object(name))?;
-            program
-                .load(tracepoint, &kernel_types)
-                .map_err(TierError::kernel)?;
-            program.attach().map_err(TierError::kernel)?;
-            probes.programs.push(
-                program
-                    .fd()
-                    .map_err(TierError::kernel)?
-                    .try_clone()
-                    .map_err(TierError::kernel)?,
-            );
+            probes.attach_btf(ebpf, name, tracepoint, &kernel_types)?;
             states.push(attached(format!("ledger tp_btf:{tracepoint}")));
         }
-        let program: &mut TracePoint = ebpf
-            .program_mut(names::REMOVAL)
-            .and_then(|program| program.try_into().ok())
-            .ok_or(TierError::Object(names::REMOVAL))?;
-        program.load().map_err(TierError::kernel)?;
-        for call in REMOVALS {
-            program
-                .attach("syscalls", &format!("sys_enter_{call}"))
-                .map_err(TierError::kernel)?;
-            states.push(attached(format!("ledger syscalls:sys_enter_{call}")));
-        }
-        probes.programs.push(
-            program
-                .fd()
-                .map_err(TierError::kernel)?
-                .try_clone()
-                .map_err(TierError::kernel)?,
-        );
+        let (name, tracepoint) = names::HUGE;
+        let huge = probes.attach_btf(ebpf, name, tracepoint, &kernel_types);
+        states.push(Probe {
+            // A kernel without huge pages does not have it and does not need it.
+            reason: huge.as_ref().err().map(ToString::to_string),
+            state: match huge {
+                Ok(()) => ProbeState::Attached,
+                Err(_) => ProbeState::Off,
+            },
+            name: format!("ledger tp_btf:{tracepoint}"),
+        });
+        probes.attach_calls(ebpf, names::REMOVAL, "sys_enter", &REMOVALS, states)?;
+        probes.attach_calls(ebpf, names::ARRIVAL, "sys_exit", &ARRIVALS, states)?;
         Ok(probes)
+    }
+
+    fn attach_btf(
+        &mut self,
+        ebpf: &mut Ebpf,
+        name: &'static str,
+        tracepoint: &str,
+        kernel_types: &aya::Btf,
+    ) -> Result<(), TierError> {
+        let program: &mut BtfTracePoint = ebpf
+            .program_mut(name)
+            .and_then(|program| program.try_into().ok())
+            .ok_or(TierError::Object(name))?;
+        program
+            .load(tracepoint, kernel_types)
+            .map_err(TierError::kernel)?;
+        program.attach().map_err(TierError::kernel)?;
+        self.keep(program.fd())
+    }
+
+    fn attach_calls(
+        &mut self,
+        ebpf: &mut Ebpf,
+        name: &'static str,
+        side: &str,
+        calls: &[&str],
+        states: &mut Vec<Probe>,
+    ) -> Result<(), TierError> {
+        let program: &mut TracePoint = ebpf
+            .program_mut(name)
+            .and_then(|program| program.try_into().ok())
+            .ok_or(TierError::Object(name))?;
+        program.load().map_err(TierError::kernel)?;
+        for call in calls {
+            program
+                .attach("syscalls", &format!("{side}_{call}"))
+                .map_err(TierError::kernel)?;
+            states.push(attached(format!("ledger syscalls:{side}_{call}")));
+        }
+        self.keep(program.fd())
+    }
+
+    /// For the statistics of the program.
+    fn keep(&mut self, fd: Result<&ProgramFd, ProgramError>) -> Result<(), TierError> {
+        let fd = fd.map_err(TierError::kernel)?;
+        self.programs
+            .push(fd.try_clone().map_err(TierError::kernel)?);
+        Ok(())
     }
 
     /// Copies what is in use. Chunks may be written while they are copied; whoever decodes them

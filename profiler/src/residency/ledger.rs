@@ -145,7 +145,7 @@ fn decode_state(bytes: &[u8]) -> State {
         return State::default();
     };
     let [first, second, rest @ ..] = words;
-    let ((epoch, copying), (generation, spaces)) = (halves(first), halves(second));
+    let ((epoch, growing_in), (generation, spaces)) = (halves(first), halves(second));
     let [
         candidate_pages,
         candidate_ns,
@@ -164,7 +164,7 @@ fn decode_state(bytes: &[u8]) -> State {
     ] = rest;
     State {
         epoch,
-        copying,
+        growing_in,
         generation,
         spaces,
         candidate_pages,

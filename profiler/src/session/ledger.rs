@@ -86,7 +86,6 @@ fn loss(account: &results::Ledger) -> Option<String> {
         (account.pool_full, "copies found no room"),
         (account.spaces_full, "address spaces found no room"),
         (account.unreadable, "page tables could not be read"),
-        (account.unseen_removals, "removals were not seen"),
         (account.recursion_misses, "runs of a probe were skipped"),
     ];
     let mut words: Vec<String> = losses
@@ -94,6 +93,12 @@ fn loss(account: &results::Ledger) -> Option<String> {
         .filter(|(count, _)| *count > 0)
         .map(|(count, what)| format!("{count} {what}"))
         .collect();
+    if account.error_bound_bytes > account.highest_bytes / 100 {
+        words.push(format!(
+            "bits and counters differ by up to {} bytes ({} removals were not seen)",
+            account.error_bound_bytes, account.unseen_removals
+        ));
+    }
     if !account.composed {
         words.push("a scan found more than it".into());
     }
