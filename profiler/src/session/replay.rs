@@ -57,7 +57,6 @@ pub fn replay(log: Vec<Entry<Snapshot>>, job: &Job) -> Result<Run> {
     }
     let ended = Ended {
         frozen: Default::default(),
-        ledger: None,
         analysis,
         high_water_marks,
         timeline,

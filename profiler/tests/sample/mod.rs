@@ -328,7 +328,6 @@ impl Sample {
             ],
             warnings: Vec::new(),
             settings: vec!["GOGC=100".to_owned()],
-            ledger: None,
         }
     }
 }
