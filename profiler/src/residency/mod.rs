@@ -4,7 +4,6 @@
 //! plain values, so that a recorded one serves as well.
 
 pub mod freeze;
-pub mod hidden_growth;
 pub mod scan;
 
 mod pagemap;

@@ -56,6 +56,7 @@ pub fn replay(log: Vec<Entry<Snapshot>>, job: &Job) -> Result<Run> {
         }
     }
     let ended = Ended {
+        frozen: Default::default(),
         analysis,
         high_water_marks,
         timeline,
@@ -65,8 +66,6 @@ pub fn replay(log: Vec<Entry<Snapshot>>, job: &Job) -> Result<Run> {
         exit_ns: last_ns,
         exit_status: 0,
         counters: Counters::default(),
-        // A recording has the moment of each scan, not how long it took.
-        frozen: Duration::ZERO,
         probes: Vec::new(),
         warnings: Vec::new(),
         settings: Vec::new(),

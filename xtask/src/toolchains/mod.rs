@@ -3,7 +3,6 @@
 //!
 //! What a toolchain is stands in `programs/toolchains/<id>.toml`; `programs/README.md` explains every field.
 
-mod apt;
 mod command;
 mod debian;
 mod definition;
@@ -13,10 +12,8 @@ mod variables;
 mod version;
 mod wheel;
 
-pub use apt::Apt;
 pub use command::Command;
 pub use definition::{Definition, load};
-pub use store::copy;
 pub use variables::Variables;
 pub use version::Version;
 

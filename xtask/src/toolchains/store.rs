@@ -4,30 +4,32 @@
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
-use serde::Serialize;
 use sha2::{Digest, Sha256};
 
-/// The finished copy of `id` in the folder `toolchains`, made by `fill` in the given empty folder unless it is there
-/// already. Its name holds a hash of what it is made from, so that a changed pin makes a new copy.
+use super::{Definition, Shop};
+
+/// The finished copy of `id`, made by `fill` in the given empty folder unless it is there already.
 pub fn copy(
-    toolchains: &Path,
+    shop: &Shop,
     id: &str,
-    made_from: &impl Serialize,
+    definition: &Definition,
     fill: impl FnOnce(&Path) -> Result<()>,
 ) -> Result<PathBuf> {
+    // Named by what it is made from, too: a changed pin makes a new copy.
+    let made_from = (&definition.provision.debian, &definition.provision.wheel);
     let name = format!(
         "{id}-{}",
-        &hex(&Sha256::digest(serde_json::to_vec(made_from)?))[..8]
+        &hex(&Sha256::digest(serde_json::to_vec(&made_from)?))[..8]
     );
-    let finished = toolchains.join(&name);
+    let finished = shop.folder.join(&name);
     if finished.exists() {
         return Ok(finished);
     }
-    std::fs::create_dir_all(toolchains)
-        .with_context(|| format!("cannot create {}", toolchains.display()))?;
+    std::fs::create_dir_all(shop.folder)
+        .with_context(|| format!("cannot create {}", shop.folder.display()))?;
     let unfinished = tempfile::Builder::new()
         .prefix(&format!(".{name}."))
-        .tempdir_in(toolchains)?;
+        .tempdir_in(shop.folder)?;
     let tree = unfinished.path().join("tree");
     std::fs::create_dir(&tree)?;
     fill(&tree)?;
@@ -59,6 +61,8 @@ pub fn hex(bytes: &[u8]) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::toolchains::Install;
+    use std::collections::BTreeMap;
 
     #[test]
     fn a_wrong_checksum_is_refused_in_one_sentence() {
@@ -77,18 +81,25 @@ mod tests {
     #[test]
     fn a_copy_that_failed_is_not_taken_for_a_finished_one() {
         let folder = tempfile::tempdir().unwrap();
-        let pin = "version 1";
+        let definition: Definition = toml::from_str("label = 'x'").unwrap();
+        let definitions = BTreeMap::new();
+        let shop = Shop {
+            definitions: &definitions,
+            folder: folder.path(),
+            install: Install::No,
+            progress: &|_| {},
+        };
         let half = |tree: &Path| {
             std::fs::write(tree.join("half"), "")?;
             bail!("the power went off")
         };
-        assert!(copy(folder.path(), "x", &pin, half).is_err());
+        assert!(copy(&shop, "x", &definition, half).is_err());
         assert_eq!(folder.path().read_dir().unwrap().count(), 0);
 
         let whole = |tree: &Path| Ok(std::fs::write(tree.join("whole"), "")?);
-        let tree = copy(folder.path(), "x", &pin, whole).unwrap();
+        let tree = copy(&shop, "x", &definition, whole).unwrap();
         assert!(tree.join("whole").exists());
-        let again = copy(folder.path(), "x", &pin, |_| bail!("made twice")).unwrap();
+        let again = copy(&shop, "x", &definition, |_| bail!("made twice")).unwrap();
         assert_eq!(again, tree);
     }
 }
