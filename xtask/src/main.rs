@@ -8,6 +8,7 @@ mod run;
 mod setup;
 mod test;
 mod toolchains;
+mod vm;
 
 use std::{path::Path, process::ExitCode};
 
@@ -35,6 +36,8 @@ enum Arguments {
     },
     /// Prepare the programs and print how each is started
     Programs(programs::command::Options),
+    /// Boot other kernels in QEMU and run there the tests that depend on the kernel
+    Vm(vm::Options),
 }
 
 /// Bad input, or something that is missing.
@@ -71,6 +74,7 @@ fn execute(arguments: Arguments, root: &Path) -> Result<ExitCode> {
         Arguments::Setup { ebpf: _ } => setup::ebpf(root)?,
         Arguments::Object { comparison } => ebpf::compare(root, comparison)?,
         Arguments::Programs(options) => programs::command::run(&options, root)?,
+        Arguments::Vm(options) => vm::run(&options, root)?,
     }
     Ok(ExitCode::SUCCESS)
 }

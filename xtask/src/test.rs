@@ -50,7 +50,7 @@ pub fn run(options: &Options, root: &Path) -> Result<()> {
         ]
         .concat();
         let messages = output(&mut with_object(&arguments))?;
-        let executable = test_executable(&messages, name)
+        let executable = executable(&messages, name, Kind::Test)
             .with_context(|| format!("cargo built no test executable `{name}`"))?;
         // One at a time: each test attaches probes and counts pages.
         let mut test = as_root(&[&executable, "--test-threads=1"]);
@@ -61,13 +61,29 @@ pub fn run(options: &Options, root: &Path) -> Result<()> {
     Ok(())
 }
 
-/// The path in cargo's message about the test target `name`.
-fn test_executable(messages: &str, name: &str) -> Option<String> {
+/// What an executable is built from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kind {
+    /// A file or folder in `tests`.
+    Test,
+    /// `main.rs`.
+    Program,
+}
+
+/// The path in cargo's message about the target `name`.
+pub fn executable(messages: &str, name: &str, kind: Kind) -> Option<String> {
+    let kind = match kind {
+        Kind::Test => "test",
+        Kind::Program => "bin",
+    };
     messages
         .lines()
         .filter_map(|line| serde_json::from_str::<serde_json::Value>(line).ok())
         .filter(|message| {
-            message["reason"] == "compiler-artifact" && message["target"]["name"] == name
+            let target = &message["target"];
+            message["reason"] == "compiler-artifact"
+                && target["name"] == name
+                && target["kind"][0] == kind
         })
         .find_map(|message| message["executable"].as_str().map(str::to_owned))
 }
@@ -77,18 +93,25 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_executable_is_that_of_the_named_test() {
+    fn the_executable_is_that_of_the_named_target() {
         let messages = concat!(
-            r#"{"reason":"compiler-artifact","target":{"name":"profiler"},"executable":"/t/profiler"}"#,
+            r#"{"reason":"compiler-artifact","target":{"name":"profiler","kind":["lib"]},"executable":null}"#,
             "\n",
-            r#"{"reason":"compiler-artifact","target":{"name":"privileged"},"executable":"/t/privileged-1"}"#,
+            r#"{"reason":"compiler-artifact","target":{"name":"profiler","kind":["bin"]},"executable":"/t/profiler"}"#,
+            "\n",
+            r#"{"reason":"compiler-artifact","target":{"name":"privileged","kind":["test"]},"executable":"/t/privileged-1"}"#,
             "\n",
             r#"{"reason":"build-finished","success":true}"#,
         );
+        let found = |name, kind| executable(messages, name, kind);
         assert_eq!(
-            test_executable(messages, "privileged").as_deref(),
+            found("privileged", Kind::Test).as_deref(),
             Some("/t/privileged-1")
         );
-        assert_eq!(test_executable(messages, "other"), None);
+        assert_eq!(
+            found("profiler", Kind::Program).as_deref(),
+            Some("/t/profiler")
+        );
+        assert_eq!(found("profiler", Kind::Test), None);
     }
 }

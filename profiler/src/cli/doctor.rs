@@ -3,7 +3,7 @@
 use clap::Args;
 use profiler::{
     probes::{attach::Probes, object},
-    residency::{Method, scan},
+    residency::{Method, hidden_growth, scan},
     session::host,
     units::human,
 };
@@ -55,6 +55,12 @@ pub fn execute(arguments: &Arguments) -> Result<u8, Failure> {
         Method::Pagemap => "pagemap (the kernel has no PAGEMAP_SCAN; 6.7 and later do)",
     };
     println!("scan          {scan}");
+    let polling = if hidden_growth::statm_is_exact() {
+        "statm"
+    } else {
+        "statm and page faults (the kernel's count of RSS lags behind)"
+    };
+    println!("polling       {polling}");
     match attached {
         Ok(probes) => {
             println!(

@@ -4,6 +4,7 @@
 //! plain values, so that a recorded one serves as well.
 
 pub mod freeze;
+pub mod hidden_growth;
 pub mod scan;
 
 mod pagemap;

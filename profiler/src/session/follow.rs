@@ -32,6 +32,7 @@ use crate::{
     probes::{attach::Probes, counters::TreeCounters},
     residency::{
         Method, StatmReader,
+        hidden_growth::HiddenGrowth,
         scan::{self, scan_tree},
         vm_hwm_bytes,
     },
@@ -59,6 +60,8 @@ pub(super) struct Following<'a> {
     policy: ScanPolicy,
     method: Method,
     statm: HashMap<u32, StatmReader>,
+    /// Where `statm` lags behind.
+    hidden_growth: Option<HiddenGrowth>,
     high_water_marks: HashMap<u32, u64>,
     polls: u32,
     frozen: Duration,
@@ -121,6 +124,7 @@ impl<'a> Following<'a> {
             policy: ScanPolicy::default(),
             method: scan::detect(),
             statm: HashMap::new(),
+            hidden_growth: HiddenGrowth::where_it_occurs(),
             high_water_marks: HashMap::new(),
             polls: 0,
             frozen: Duration::ZERO,
@@ -233,13 +237,21 @@ impl<'a> Following<'a> {
         };
         let now = Duration::from_nanos(monotonic_ns().saturating_sub(exec_ns));
         let alive = self.alive();
-        let polled: u64 = alive.iter().map(|&tgid| self.poll_rss(tgid)).sum();
+        let by_process: Vec<(u32, u64)> = alive
+            .iter()
+            .map(|&tgid| (tgid, self.poll_rss(tgid)))
+            .collect();
+        let polled: u64 = by_process.iter().map(|(_, bytes)| bytes).sum();
+        let at_most = match &mut self.hidden_growth {
+            Some(hidden) => hidden.rss_at_most(&by_process),
+            None => polled,
+        };
         if self.polls.is_multiple_of(POLLS_PER_HIGH_WATER_MARK) {
             self.read_high_water_marks(&alive);
         }
         self.polls += 1;
-        let classes = if polled > 0 && self.policy.polled(now, polled) {
-            self.scan(now, polled)?
+        let classes = if at_most > 0 && self.policy.polled(now, at_most) {
+            self.scan(now, at_most)?
         } else {
             None
         };
@@ -308,6 +320,9 @@ impl<'a> Following<'a> {
         // Every thread that was woken to be stopped is woken again to go on, which takes the target
         // about as long, and the CPUs from it.
         let thawing = frozen.took;
+        if let (Some(hidden), Ok(snapshot)) = (&mut self.hidden_growth, &snapshot) {
+            hidden.scanned(snapshot);
+        }
         frozen.thaw()?;
         let cost = began.elapsed();
         self.frozen += cost;
@@ -329,6 +344,11 @@ impl<'a> Following<'a> {
                 "the kernel counts {unexplained} bytes more than a scan found"
             ));
         }
+        // What was polled where `statm` lags is a bound, which the scan has replaced by the truth.
+        let polled = match self.hidden_growth {
+            Some(_) => snapshot.rss_bytes(),
+            None => polled,
+        };
         self.policy
             .scanned(now + cost, cost + thawing, polled, snapshot.rss_bytes());
         let classes = self

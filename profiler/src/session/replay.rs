@@ -56,7 +56,6 @@ pub fn replay(log: Vec<Entry<Snapshot>>, job: &Job) -> Result<Run> {
         }
     }
     let ended = Ended {
-        frozen: Default::default(),
         analysis,
         high_water_marks,
         timeline,
@@ -66,6 +65,8 @@ pub fn replay(log: Vec<Entry<Snapshot>>, job: &Job) -> Result<Run> {
         exit_ns: last_ns,
         exit_status: 0,
         counters: Counters::default(),
+        // A recording has the moment of each scan, not how long it took.
+        frozen: Duration::ZERO,
         probes: Vec::new(),
         warnings: Vec::new(),
         settings: Vec::new(),

@@ -86,6 +86,18 @@ fn place() -> impl Strategy<Value = Place> {
     })
 }
 
+/// Half of the arena, or most calls would find nothing there.
+const FIRST: Step = Step::Map {
+    place: Place {
+        page: 0,
+        pages: ARENA_PAGES / 2,
+        ragged: false,
+    },
+    protection: libc::PROT_READ | libc::PROT_WRITE,
+    flags: libc::MAP_PRIVATE | libc::MAP_FIXED,
+    of_file: false,
+};
+
 fn protection() -> impl Strategy<Value = i32> {
     let (r, w, x) = (libc::PROT_READ, libc::PROT_WRITE, libc::PROT_EXEC);
     prop::sample::select(vec![libc::PROT_NONE, r, r | w, r | x, r | w | x, w])
@@ -123,13 +135,15 @@ fn step() -> impl Strategy<Value = Step> {
         3 => (place(), advice).prop_map(|(place, advice)| Step::Advise(place, advice)),
         3 => (place(), 1..10_u64, resize)
             .prop_map(|(place, pages, flags)| Step::Resize { place, pages, flags }),
-        4 => (place(), place(), 0..6).prop_map(|(place, target, form)| {
+        4 => (place(), place(), 0..8).prop_map(|(place, target, form)| {
             let same = place.pages.min(target.pages);
             let (old, new, flags) = match form {
                 0 => (same, same, libc::MREMAP_DONTUNMAP),
                 // With the same length, several mappings move at once.
                 1 => (same, same, 0),
-                2 | 3 => (0, target.pages, 0),
+                // Before 6.17 a range of several mappings is refused; a single page never is one.
+                2 => (1, 1, libc::MREMAP_DONTUNMAP),
+                3..=5 => (0, target.pages, 0),
                 _ => (place.pages, target.pages, 0),
             };
             let place = Place { pages: old, ..place };
@@ -378,6 +392,7 @@ fn every_sequence_of_calls_gives_the_kernels_map() {
         ..Config::default()
     };
     let steps = prop::collection::vec(step(), 1..CALLS);
+    let steps = steps.prop_map(|steps| [&[FIRST], &steps[..]].concat());
     let result = TestRunner::new(config).run(&steps, |steps| {
         let mut records = records.borrow_mut();
         let child = Child::perform(&steps, file, &mut records);

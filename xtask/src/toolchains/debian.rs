@@ -1,27 +1,19 @@
-//! Debian packages, downloaded by apt with what they depend on and unpacked without being installed.
-//!
-//! apt works with package lists, cache and locks of our own, so it needs no root and changes nothing. It reads the
-//! system's list of sources and of installed packages: what is installed is not downloaded again. apt checks every
-//! package against the archive's signed index. Versions are not pinned, since a mirror keeps only the newest.
+//! Debian packages, downloaded by apt with what they depend on and unpacked without being installed: what is
+//! installed on the system is not downloaded again. Versions are not pinned, since a mirror keeps only the newest.
 
 use std::path::{Path, PathBuf};
-use std::time::Duration;
 
-use anyhow::{Context, Result, bail};
+use anyhow::Result;
 
+use super::apt::Apt;
 use super::{Command, Definition, Shop, store};
-
-/// How long a downloaded package list is good for.
-const LIST_AGE: Duration = Duration::from_secs(24 * 60 * 60);
 
 /// The packages of `definition` and what the system lacks for them, in one tree.
 pub fn unpacked(shop: &Shop, id: &str, definition: &Definition) -> Result<PathBuf> {
-    store::copy(shop, id, definition, |tree| {
+    store::copy(shop.folder, id, &definition.made_from(), |tree| {
         let packages = &definition.provision.debian;
         let names = packages.join(", ");
-        let apt = Apt {
-            folder: std::path::absolute(shop.folder.join("apt"))?,
-        };
+        let apt = Apt::of_system(shop.folder)?;
         let archives = tree.with_file_name("archives");
         std::fs::create_dir_all(archives.join("partial"))?;
         apt.refresh(shop.progress)?;
@@ -80,51 +72,6 @@ pub fn install_command(packages: &[String]) -> Vec<String> {
         .into_iter()
         .chain(packages.iter().cloned())
         .collect()
-}
-
-struct Apt {
-    folder: PathBuf,
-}
-
-impl Apt {
-    /// Downloads the package lists unless there are fresh ones.
-    fn refresh(&self, progress: &dyn Fn(&str)) -> Result<()> {
-        let stamp = self.folder.join("refreshed");
-        let age = stamp
-            .metadata()
-            .ok()
-            .and_then(|file| file.modified().ok()?.elapsed().ok());
-        if age.is_some_and(|age| age < LIST_AGE) {
-            return Ok(());
-        }
-        progress("downloading Debian's package lists");
-        for folder in ["state/lists/partial", "cache/archives/partial"] {
-            std::fs::create_dir_all(self.folder.join(folder))?;
-        }
-        self.run(&["-o", "Acquire::Languages=none", "update"])?;
-        std::fs::write(stamp, "").context("cannot note that the package lists are fresh")
-    }
-
-    fn run(&self, arguments: &[&str]) -> Result<()> {
-        if !Path::new("/var/lib/dpkg/status").exists() {
-            bail!("this is not a Debian system, so its packages cannot be unpacked");
-        }
-        let folder = self.folder.display();
-        let options = [
-            format!("Dir::State={folder}/state"),
-            format!("Dir::Cache={folder}/cache"),
-            // apt started by root would download as a user who cannot enter our folder.
-            "APT::Sandbox::User=root".to_owned(),
-            // The lock that is not ours to take is that of the installed packages, which we only read.
-            "Debug::NoLocking=1".to_owned(),
-            "Acquire::Retries=2".to_owned(),
-        ];
-        let mut words = vec!["apt-get", "-qq"];
-        words.extend(options.iter().flat_map(|option| ["-o", option.as_str()]));
-        words.extend(arguments);
-        Command::new(&words)?.output()?;
-        Ok(())
-    }
 }
 
 /// Makes absolute links within `folder` point into `tree`, where their targets were unpacked.

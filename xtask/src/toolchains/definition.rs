@@ -121,6 +121,11 @@ fn parse(text: &str) -> Result<Definition> {
 }
 
 impl Definition {
+    /// What a project-local copy is made from.
+    pub fn made_from(&self) -> impl Serialize {
+        (&self.provision.debian, &self.provision.wheel)
+    }
+
     /// The packages that give this toolchain when installed on the system; may be empty.
     pub fn system_packages(&self) -> &[String] {
         match self.provision.install.as_slice() {

@@ -3,6 +3,7 @@
 //!
 //! What a toolchain is stands in `programs/toolchains/<id>.toml`; `programs/README.md` explains every field.
 
+mod apt;
 mod command;
 mod debian;
 mod definition;
@@ -12,8 +13,10 @@ mod variables;
 mod version;
 mod wheel;
 
+pub use apt::Apt;
 pub use command::Command;
 pub use definition::{Definition, load};
+pub use store::copy;
 pub use variables::Variables;
 pub use version::Version;
 

@@ -4,32 +4,30 @@
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
+use serde::Serialize;
 use sha2::{Digest, Sha256};
 
-use super::{Definition, Shop};
-
-/// The finished copy of `id`, made by `fill` in the given empty folder unless it is there already.
+/// The finished copy of `id` in the folder `toolchains`, made by `fill` in the given empty folder unless it is there
+/// already. Its name holds a hash of what it is made from, so that a changed pin makes a new copy.
 pub fn copy(
-    shop: &Shop,
+    toolchains: &Path,
     id: &str,
-    definition: &Definition,
+    made_from: &impl Serialize,
     fill: impl FnOnce(&Path) -> Result<()>,
 ) -> Result<PathBuf> {
-    // Named by what it is made from, too: a changed pin makes a new copy.
-    let made_from = (&definition.provision.debian, &definition.provision.wheel);
     let name = format!(
         "{id}-{}",
-        &hex(&Sha256::digest(serde_json::to_vec(&made_from)?))[..8]
+        &hex(&Sha256::digest(serde_json::to_vec(made_from)?))[..8]
     );
-    let finished = shop.folder.join(&name);
+    let finished = toolchains.join(&name);
     if finished.exists() {
         return Ok(finished);
     }
-    std::fs::create_dir_all(shop.folder)
-        .with_context(|| format!("cannot create {}", shop.folder.display()))?;
+    std::fs::create_dir_all(toolchains)
+        .with_context(|| format!("cannot create {}", toolchains.display()))?;
     let unfinished = tempfile::Builder::new()
         .prefix(&format!(".{name}."))
-        .tempdir_in(shop.folder)?;
+        .tempdir_in(toolchains)?;
     let tree = unfinished.path().join("tree");
     std::fs::create_dir(&tree)?;
     fill(&tree)?;
@@ -61,8 +59,6 @@ pub fn hex(bytes: &[u8]) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::toolchains::Install;
-    use std::collections::BTreeMap;
 
     #[test]
     fn a_wrong_checksum_is_refused_in_one_sentence() {
@@ -81,25 +77,18 @@ mod tests {
     #[test]
     fn a_copy_that_failed_is_not_taken_for_a_finished_one() {
         let folder = tempfile::tempdir().unwrap();
-        let definition: Definition = toml::from_str("label = 'x'").unwrap();
-        let definitions = BTreeMap::new();
-        let shop = Shop {
-            definitions: &definitions,
-            folder: folder.path(),
-            install: Install::No,
-            progress: &|_| {},
-        };
+        let pin = "version 1";
         let half = |tree: &Path| {
             std::fs::write(tree.join("half"), "")?;
             bail!("the power went off")
         };
-        assert!(copy(&shop, "x", &definition, half).is_err());
+        assert!(copy(folder.path(), "x", &pin, half).is_err());
         assert_eq!(folder.path().read_dir().unwrap().count(), 0);
 
         let whole = |tree: &Path| Ok(std::fs::write(tree.join("whole"), "")?);
-        let tree = copy(&shop, "x", &definition, whole).unwrap();
+        let tree = copy(folder.path(), "x", &pin, whole).unwrap();
         assert!(tree.join("whole").exists());
-        let again = copy(&shop, "x", &definition, |_| bail!("made twice")).unwrap();
+        let again = copy(folder.path(), "x", &pin, |_| bail!("made twice")).unwrap();
         assert_eq!(again, tree);
     }
 }

@@ -11,7 +11,7 @@ use super::{Command, Shop, Toolchain, store};
 /// The unpacked wheel.
 pub fn unpacked(shop: &Shop, id: &str, definition: &Definition, wheel: &Wheel) -> Result<PathBuf> {
     let sha256 = wheel.sha256_here()?;
-    store::copy(shop, id, definition, |tree| {
+    store::copy(shop.folder, id, &definition.made_from(), |tree| {
         let pip = Pip(shop.obtain("pip")?);
         let downloads = tree.with_file_name("downloads");
         (shop.progress)(&format!("downloading {} {}", wheel.package, wheel.version));
