@@ -5,6 +5,8 @@
 //! file, so a field cannot move on one side alone.
 #![no_std]
 
+pub mod ledger_wire;
+
 /// Bytes of a name in a [`NamedRecord`], the terminating zero included.
 pub const NAME_LEN: usize = 64;
 
@@ -44,6 +46,9 @@ pub mod kind {
     pub const EXEC: u32 = NEWTASK + 1;
     /// The calling thread exits.
     pub const EXIT: u32 = NEWTASK + 2;
+    /// The caller is about to take memory away, and the tree has never had more: a candidate for the
+    /// peak (see [`crate::ledger_wire`]). args: epoch, pages of the tree
+    pub const PEAK: u32 = NEWTASK + 3;
 }
 
 /// One call or life-cycle step of a followed process.

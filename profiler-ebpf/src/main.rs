@@ -3,8 +3,12 @@
 //! Built for `bpfel-unknown-none` only (feature `kernel`): see `cargo xtask setup --ebpf`.
 #![no_std]
 #![no_main]
+// Atomic operations whose result is used: `core`'s own are not there for this target.
+#![feature(core_intrinsics)]
+#![allow(internal_features, reason = "see above")]
 
 mod follow;
+mod ledger;
 mod lifecycle;
 mod maps;
 mod syscalls;

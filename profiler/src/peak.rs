@@ -20,6 +20,8 @@ const URGENT_GROWTH: f64 = 1.05;
 /// Decides when the tree is scanned. Times are given as durations since the exec.
 #[derive(Debug, Default)]
 pub struct ScanPolicy {
+    /// The ledger watches growth: scan on plateaus only.
+    plateaus_only: bool,
     /// RSS of the best scan, in bytes, by the scan's own count.
     best_bytes: u64,
     /// Polled RSS at the best scan: its count may differ a little from the exact one.
@@ -31,6 +33,15 @@ pub struct ScanPolicy {
 }
 
 impl ScanPolicy {
+    /// For runs with a page ledger: a scan is its referee, and the tree is stopped only where it has
+    /// come to rest.
+    pub fn plateaus_only() -> ScanPolicy {
+        ScanPolicy {
+            plateaus_only: true,
+            ..ScanPolicy::default()
+        }
+    }
+
     /// Takes a polled RSS in bytes and says whether to scan now.
     pub fn polled(&mut self, now: Duration, rss_bytes: u64) -> bool {
         if rss_bytes > self.highest.0 {
@@ -48,7 +59,7 @@ impl ScanPolicy {
         }
         let grown = grown_by(GROWTH);
         let at_rest = now.saturating_sub(self.highest.1) >= PLATEAU;
-        grown || at_rest
+        (grown && !self.plateaus_only) || at_rest
     }
 
     /// Notes a scan that ended at `now`, stopped the target for `cost` and found `rss_bytes`, where
@@ -85,6 +96,14 @@ mod tests {
         assert!(policy.scanned(ms(11), ms(0), 1_000_000, 1_000_000));
         assert!(!policy.polled(ms(20), 1_009_000));
         assert!(policy.polled(ms(30), 1_010_000));
+    }
+
+    #[test]
+    fn with_a_ledger_growth_alone_stops_nobody() {
+        let mut policy = ScanPolicy::plateaus_only();
+        assert!(!policy.polled(ms(10), 1_000_000));
+        assert!(!policy.polled(ms(20), 2_000_000));
+        assert!(policy.polled(ms(120), 2_000_000));
     }
 
     #[test]

@@ -75,7 +75,9 @@ impl Toolchain {
         let home = env::var("CARGO_HOME")
             .or_else(|_| env::var("HOME").map(|home| format!("{home}/.cargo")))?;
         let flags = [
-            "-Cdebuginfo=0".to_owned(),
+            "-Cdebuginfo=2".to_owned(),
+            "-Clink-arg=--btf".to_owned(),
+            "-Ctarget-cpu=v3".to_owned(),
             format!("-Clinker={}", self.linker.display()),
             format!("--remap-path-prefix={}=profiler", root.display()),
             format!("--remap-path-prefix={home}=cargo"),

@@ -19,7 +19,7 @@ pub struct Options {
 }
 
 /// Test executables that need root, one file each in `profiler/tests`.
-const PRIVILEGED: [&str; 1] = ["privileged"];
+const PRIVILEGED: [&str; 2] = ["privileged", "ledger"];
 
 /// Runs all tests; fails at the first executable with a failing test.
 pub fn run(options: &Options, root: &Path) -> Result<()> {

@@ -10,6 +10,7 @@ use anyhow::{Context, Result};
 use clap::Args;
 use profiler::{
     launch::held::Identity,
+    probes::tier::Tier,
     report::{self, Colour},
     results::{Results, Run, SCHEMA_VERSION, store},
     session::{self, Options, SessionError, host, job::Job},
@@ -25,6 +26,11 @@ pub struct Arguments {
     /// Write the result as JSON to this file
     #[arg(short, long, value_name = "FILE.json")]
     output: Option<PathBuf>,
+
+    /// How resident pages are followed: A or B keep a page ledger in the kernel (exact peak), C scans
+    /// the program as it grows; the default is the best that this kernel allows
+    #[arg(long, value_name = "TIER", value_parser = parse_tier)]
+    tier: Option<Tier>,
 
     /// Record everything that came from the kernel, for a replay without root
     #[arg(long, value_name = "FILE", hide = true)]
@@ -50,6 +56,7 @@ pub fn execute(arguments: Arguments) -> Result<u8, Failure> {
     };
     let options = Options {
         event_log: arguments.event_log,
+        tier: arguments.tier,
     };
     let run = session::run(&job, &options).map_err(|error| match &error {
         SessionError::Launch(launch) => Failure::new(launch.exit_status() as u8, launch),
@@ -64,6 +71,15 @@ pub fn execute(arguments: Arguments) -> Result<u8, Failure> {
         write(run, path).map_err(own)?;
     }
     Ok(exit_status)
+}
+
+fn parse_tier(name: &str) -> Result<Tier, String> {
+    match name {
+        "A" | "a" => Ok(Tier::A),
+        "B" | "b" => Ok(Tier::B),
+        "C" | "c" => Ok(Tier::C),
+        _ => Err("expected A, B or C".into()),
+    }
 }
 
 /// Who a result belongs to: the person who typed `sudo`.

@@ -76,6 +76,10 @@ pub fn decode(bytes: &[u8]) -> Result<Event, DecodeError> {
         },
         kind::EXEC => Call::Exec { path: record.name },
         kind::EXIT => Call::Exit,
+        kind::PEAK => Call::PeakCandidate {
+            epoch: args[0] as u32,
+            pages: args[1],
+        },
         unknown => return Err(DecodeError::Kind(unknown)),
     };
     Ok(Event {

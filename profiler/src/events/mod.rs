@@ -134,6 +134,14 @@ pub enum Call {
         /// Path of the new image, at most 63 bytes of it.
         path: String,
     },
+    /// The caller is about to take memory away, and the tree never had more pages than now: a
+    /// candidate for the peak (page ledger).
+    PeakCandidate {
+        /// Number of the candidate, from 1.
+        epoch: u32,
+        /// Pages of the tree, by the kernel's exact count.
+        pages: u64,
+    },
     /// The calling thread is exiting. The process is gone when its last thread has.
     Exit,
 }

@@ -11,12 +11,15 @@ use aya::{
     maps::{HashMap, MapData, MapError, PerCpuArray, RingBuf},
     programs::{ProgramError, TracePoint},
 };
-use profiler_ebpf::{counter, names};
+use profiler_ebpf::{counter, ledger_wire, names};
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
 use super::{
+    layout::Layout,
+    ledger::{self, LedgerProbes},
     object,
+    tier::TierError,
     tracefs::{self, TracefsError},
 };
 
@@ -85,6 +88,9 @@ pub enum AttachError {
     /// The object and this program do not fit each other: a bug.
     #[error("the eBPF object lacks {0}; this is a bug")]
     Object(String),
+    /// The page ledger cannot be had here.
+    #[error("no page ledger: {0}")]
+    Tier(#[from] TierError),
     /// A map could not be used.
     #[error("eBPF map: {0}")]
     Map(#[from] MapError),
@@ -98,13 +104,25 @@ pub struct Probes {
     counters: PerCpuArray<MapData, u64>,
     /// Every probe and its state.
     pub states: Vec<Probe>,
+    /// The page ledger, in tier B.
+    pub ledger: Option<LedgerProbes>,
     /// Keeps programs and links alive.
     _ebpf: Ebpf,
 }
 
 impl Probes {
-    /// Loads and attaches everything. `ring_bytes` is a power of two.
+    /// Loads and attaches everything but the ledger (tier C). `ring_bytes` is a power of two.
     pub fn attach(ring_bytes: u32) -> Result<Probes, AttachError> {
+        Probes::load(ring_bytes, None)
+    }
+
+    /// Loads and attaches everything, the ledger too: tier B.
+    pub fn attach_with_ledger(ring_bytes: u32) -> Result<Probes, AttachError> {
+        tracefs::make_available()?;
+        Probes::load(ring_bytes, Some(&Layout::find_out()?))
+    }
+
+    fn load(ring_bytes: u32, layout: Option<&Layout>) -> Result<Probes, AttachError> {
         tracefs::make_available()
             .or_else(|error| if has_permission() { Err(error) } else { Ok(()) })?;
         let offset = |category, name, field| {
@@ -115,7 +133,20 @@ impl Probes {
         let exec_filename = offset("sched", "sched_process_exec", "filename")?;
         let exec_old_pid = offset("sched", "sched_process_exec", "old_pid")?;
 
-        let mut ebpf = EbpfLoader::new()
+        let mut loader = EbpfLoader::new();
+        if let Some(layout) = layout {
+            for (name, value) in &layout.globals {
+                loader.override_global(name, value, true);
+            }
+            loader
+                .map_max_entries(ledger_wire::names::POOL, ledger::CHUNKS)
+                .map_max_entries(ledger_wire::names::CHUNKS, ledger::CHUNKS)
+                .map_max_entries(
+                    ledger_wire::names::CPU_OFFSETS,
+                    layout.cpu_offsets.len() as u32,
+                );
+        }
+        let mut ebpf = loader
             .override_global(names::NEWTASK_PID_OFFSET, &newtask_pid, true)
             .override_global(names::NEWTASK_FLAGS_OFFSET, &newtask_flags, true)
             .override_global(names::EXEC_FILENAME_OFFSET, &exec_filename, true)
@@ -149,6 +180,10 @@ impl Probes {
         attach_program(&mut ebpf, names::ENTER_SYSCALL, &entries, &mut states)?;
         attach_program(&mut ebpf, names::EXIT_SYSCALL, &exits, &mut states)?;
 
+        let ledger = layout
+            .map(|layout| LedgerProbes::attach(&mut ebpf, layout, &mut states))
+            .transpose()?;
+
         let mut take = |name: &str| {
             ebpf.take_map(name)
                 .ok_or_else(|| AttachError::Object(format!("map {name}")))
@@ -158,6 +193,7 @@ impl Probes {
             followed: HashMap::try_from(take(names::FOLLOWED)?)?,
             counters: PerCpuArray::try_from(take(names::COUNTERS)?)?,
             states,
+            ledger,
             _ebpf: ebpf,
         })
     }

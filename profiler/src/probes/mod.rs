@@ -1,6 +1,11 @@
-//! Attaching to the kernel: the eBPF probes ([`attach`]) and the perf counters ([`counters`]).
+//! Attaching to the kernel: the eBPF probes ([`attach`]) the page ledger ([`ledger`],
+//! [`layout`], [`tier`]) and the perf counters ([`counters`]).
 
 pub mod attach;
+pub mod btf;
 pub mod counters;
+pub mod layout;
+pub mod ledger;
 pub mod object;
+pub mod tier;
 pub mod tracefs;

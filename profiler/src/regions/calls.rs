@@ -72,6 +72,7 @@ impl AddressSpace {
             } => self.name_vma(event, *address, *length, name),
             Call::Fork { .. }
             | Call::MemfdCreate { .. }
+            | Call::PeakCandidate { .. }
             | Call::Sigaltstack { .. }
             | Call::Exec { .. }
             | Call::Exit => {}

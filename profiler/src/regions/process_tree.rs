@@ -173,7 +173,7 @@ impl ProcessTree {
                     space.apply(event);
                 }
             }
-            Call::MemfdCreate { .. } => {}
+            Call::MemfdCreate { .. } | Call::PeakCandidate { .. } => {}
         }
     }
 

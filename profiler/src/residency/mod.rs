@@ -5,6 +5,7 @@
 
 pub mod freeze;
 pub mod hidden_growth;
+pub mod ledger;
 pub mod scan;
 
 mod pagemap;

@@ -83,6 +83,18 @@ pub fn scan_tree(pids: &[u32], method: Method, taken_ns: u64) -> Result<Snapshot
     })
 }
 
+/// `/proc/PID/maps` of a process that may be running: each line is right, at its own moment.
+pub fn read_maps(pid: u32) -> Result<Vec<Vma>, ScanError> {
+    ProcDir::of(pid)?.maps()
+}
+
+/// The present pages of a process that may be running, zero pages left out, in address order.
+pub fn present_pages(pid: u32, method: Method) -> Result<Vec<ResidentRange>, ScanError> {
+    let dir = ProcDir::of(pid)?;
+    let vmas = dir.maps()?;
+    present_ranges(&dir, &vmas, method)
+}
+
 /// Snapshot of one stopped process.
 pub fn scan_process(pid: u32, method: Method) -> Result<ProcessSnapshot, ScanError> {
     let first = scan_once(pid, method)?;

@@ -123,6 +123,63 @@ pub struct Run {
     pub warnings: Vec<String>,
     /// Environment variables and limits that move memory figures, `NAME=value`.
     pub settings: Vec<String>,
+    /// What the page ledger found; `None` in tier C.
+    #[serde(default)]
+    pub ledger: Option<Ledger>,
+}
+
+/// The page ledger's own account: what it found, and everything that it may have missed.
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+pub struct Ledger {
+    /// The composition in `peak` is the ledger's (else that of a scan which found more).
+    pub composed: bool,
+    /// Highest RSS of the tree by the kernel's exact counters, looked at before every removal.
+    pub highest_bytes: u64,
+    /// When that was, in seconds after exec.
+    pub highest_at_seconds: f64,
+    /// RSS by the same counters at the moment whose composition is told.
+    pub composed_bytes: u64,
+    /// By how much the composition may be off: highest less composed, plus the three below.
+    pub error_bound_bytes: u64,
+    /// Counted by the kernel at that moment, and in no page found.
+    pub missing_bytes: u64,
+    /// Pages found that the kernel does not count.
+    pub extra_bytes: u64,
+    /// Pages found in no mapping of that moment: they came later, and are left out.
+    pub unmapped_bytes: u64,
+    /// Highest RSS of each process.
+    pub processes: Vec<ProcessPeak>,
+    /// Candidates for the peak.
+    pub candidates: u64,
+    /// Removals that were looked at.
+    pub removals: u64,
+    /// Stretches of 2 MiB that were copied before they changed.
+    pub copies: u64,
+    /// Copies that found no room.
+    pub pool_full: u64,
+    /// Address spaces that found no room.
+    pub spaces_full: u64,
+    /// Page tables that could not be read.
+    pub unreadable: u64,
+    /// Times that memory went without a removal that was seen (reclaim, truncated files).
+    pub unseen_removals: u64,
+    /// Runs of a probe that were skipped because it was running already.
+    pub recursion_misses: u64,
+    /// Processes whose pages were scanned at the end, because they outlive the command.
+    pub rescans: u64,
+    /// The losses in one sentence; `None`: nothing was lost.
+    pub loss: Option<String>,
+}
+
+/// Highest RSS of one process.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub struct ProcessPeak {
+    /// Its thread-group id. A process that exec'd has one entry for each image.
+    pub tgid: u32,
+    /// Bytes.
+    pub rss_bytes: u64,
+    /// Seconds after exec.
+    pub at_seconds: f64,
 }
 
 /// The composition of the tree's memory at the highest RSS that a scan saw.

@@ -11,6 +11,7 @@ use crate::{
         compose::{ClassifiedRegion, Composition},
     },
     kernel_memory::Kernel,
+    probes::tier::Tier,
     results::{Counters, EventCounts, LeafBytes, Outcome, Peak, Process, Region, Run},
 };
 
@@ -44,6 +45,9 @@ pub(super) fn run(ended: Ended, job: &Job, started: SystemTime) -> Result<Run> {
             counts.dropped
         ));
     }
+    if let Some(loss) = ended.ledger.as_ref().and_then(|ledger| ledger.loss.clone()) {
+        warnings.push(loss);
+    }
     if ended.analysis.best.is_none() {
         warnings.push("the program ended before it could be scanned".into());
     }
@@ -60,7 +64,12 @@ pub(super) fn run(ended: Ended, job: &Job, started: SystemTime) -> Result<Run> {
                 .processes
                 .iter()
                 .map(|(tgid, rss, _)| marks.get(tgid).unwrap_or(rss));
-            peak(best, marks.sum(), seconds(best.taken_ns))
+            peak(
+                best,
+                marks.sum(),
+                seconds(best.taken_ns),
+                ended.ledger.as_ref(),
+            )
         }),
         timeline: ended.timeline,
         counters: ended.counters,
@@ -68,6 +77,7 @@ pub(super) fn run(ended: Ended, job: &Job, started: SystemTime) -> Result<Run> {
         probes: ended.probes,
         warnings,
         settings: ended.settings,
+        ledger: ended.ledger,
         ..unmeasured(job, started, outcome, reason)
     })
 }
@@ -99,10 +109,18 @@ pub fn unmeasured(job: &Job, started: SystemTime, outcome: Outcome, reason: Opti
         probes: Vec::new(),
         warnings: Vec::new(),
         settings: Vec::new(),
+        ledger: None,
     }
 }
 
-fn peak(best: &Composition, vm_hwm_bytes: u64, at_seconds: f64) -> Peak {
+fn peak(
+    best: &Composition,
+    vm_hwm_bytes: u64,
+    at_seconds: f64,
+    ledger: Option<&crate::results::Ledger>,
+) -> Peak {
+    // A scan that beat the ledger is tier C's.
+    let ledger = ledger.filter(|ledger| ledger.composed);
     let mut leaves: Vec<LeafBytes> = best
         .leaves
         .iter()
@@ -118,8 +136,13 @@ fn peak(best: &Composition, vm_hwm_bytes: u64, at_seconds: f64) -> Peak {
         rss_bytes: best.rss_bytes,
         pss_bytes: best.pss_bytes,
         vm_hwm_bytes,
-        tier: "C".into(),
-        error_bound_bytes: vm_hwm_bytes.saturating_sub(best.rss_bytes),
+        tier: if ledger.is_some() { Tier::B } else { Tier::C }
+            .name()
+            .into(),
+        error_bound_bytes: match ledger {
+            Some(ledger) => ledger.error_bound_bytes,
+            None => vm_hwm_bytes.saturating_sub(best.rss_bytes),
+        },
         classes: best.classes,
         leaves,
         regions: regions(&best.regions),

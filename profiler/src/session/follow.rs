@@ -21,7 +21,10 @@ use tokio::{
     time::{Interval, MissedTickBehavior, interval},
 };
 
-use super::{EventLog, SessionError, analysis::Analysis, image, job::Job, outcome::Words, record};
+use super::{
+    EventLog, SessionError, analysis::Analysis, at_peak::AtPeak, image, job::Job, outcome::Words,
+    record,
+};
 use crate::{
     events::{Call, Event, decode::decode, log::Entry},
     launch::{
@@ -57,6 +60,9 @@ pub(super) struct Following<'a> {
     counters: TreeCounters,
     event_log: EventLog,
     analysis: Option<Analysis>,
+    /// Tier B: the tree at the candidate for the peak.
+    at_peak: Option<AtPeak>,
+    maps: MapsPolicy,
     policy: ScanPolicy,
     method: Method,
     statm: HashMap<u32, StatmReader>,
@@ -76,6 +82,8 @@ pub(super) struct Following<'a> {
 
 /// Everything that is known when the target has ended.
 pub(super) struct Ended {
+    /// What the page ledger found, in tier B.
+    pub ledger: Option<crate::results::Ledger>,
     pub analysis: Analysis,
     pub high_water_marks: HashMap<u32, u64>,
     pub frozen: Duration,
@@ -117,11 +125,16 @@ impl<'a> Following<'a> {
         Following {
             group,
             ours_to_end: job.contract.is_some(),
+            policy: match probes.ledger {
+                Some(_) => ScanPolicy::plateaus_only(),
+                None => ScanPolicy::default(),
+            },
             probes,
             counters,
             event_log,
             analysis: None,
-            policy: ScanPolicy::default(),
+            at_peak: None,
+            maps: MapsPolicy::default(),
             method: scan::detect(),
             statm: HashMap::new(),
             hidden_growth: HiddenGrowth::where_it_occurs(),
@@ -141,6 +154,9 @@ impl<'a> Following<'a> {
     pub async fn until_end(mut self, running: Running) -> Result<Ended, SessionError> {
         let pid = running.pid;
         self.analysis = Some(Analysis::new(pid.as_raw() as u32));
+        if self.probes.ledger.is_some() {
+            self.at_peak = Some(AtPeak::new(pid.as_raw() as u32));
+        }
         let mut waiting = Waiting::new(&self.probes, running)?;
         let _ = handled_signals().thread_unblock();
         let exit_ns = loop {
@@ -189,6 +205,7 @@ impl<'a> Following<'a> {
     fn drain(&mut self) -> Result<()> {
         loop {
             let Some(item) = self.probes.ring.next() else {
+                self.read_maps();
                 return Ok(());
             };
             match decode(&item) {
@@ -206,6 +223,10 @@ impl<'a> Following<'a> {
     fn take(&mut self, event: Event) -> Result<()> {
         let analysis = self.analysis.as_mut().expect("set before the loop");
         analysis.event(&event);
+        if let Some(at_peak) = &mut self.at_peak {
+            at_peak.event(&event);
+            self.maps.event(&event.call);
+        }
         match &event.call {
             Call::Exec { .. } => {
                 self.exec_ns.get_or_insert(event.ended_ns);
@@ -301,6 +322,21 @@ impl<'a> Following<'a> {
         }
     }
 
+    /// Names of mappings for the composition at the peak, without stopping anyone.
+    fn read_maps(&mut self) {
+        if self.at_peak.is_none() || !self.maps.is_due() {
+            return;
+        }
+        let began = std::time::Instant::now();
+        for tgid in self.alive() {
+            // One that is gone has left its names in an earlier reading, or never had any.
+            if let (Ok(vmas), Some(at_peak)) = (scan::read_maps(tgid), &mut self.at_peak) {
+                at_peak.maps(tgid, &vmas);
+            }
+        }
+        self.maps.read(began, began.elapsed());
+    }
+
     /// Stops the tree, scans it, lets it go on, and only then classifies what was found.
     fn scan(&mut self, now: Duration, polled: u64) -> Result<Option<crate::results::Classes>> {
         let began = std::time::Instant::now();
@@ -334,6 +370,12 @@ impl<'a> Following<'a> {
                 return Ok(None);
             }
         };
+        if let Some(at_peak) = &mut self.at_peak {
+            snapshot
+                .processes
+                .iter()
+                .for_each(|process| at_peak.scanned(process));
+        }
         let unexplained: i64 = snapshot
             .processes
             .iter()
@@ -381,7 +423,18 @@ impl<'a> Following<'a> {
             ));
         }
         let exec_ns = self.exec_ns.unwrap_or(exit_ns);
+        let ledger = match (&self.probes.ledger, self.at_peak) {
+            (Some(probes), Some(at_peak)) => Some(super::ledger::read(
+                probes,
+                at_peak,
+                &mut analysis,
+                self.method,
+                exec_ns,
+            )),
+            _ => None,
+        };
         Ok(Ended {
+            ledger,
             analysis,
             high_water_marks: self.high_water_marks,
             frozen: self.frozen,
@@ -406,6 +459,36 @@ impl<'a> Following<'a> {
             settings: super::host::settings(self.environment),
             leftovers,
         })
+    }
+}
+
+/// When to read `/proc/PID/maps` of the running tree: after an exec, a file mapping or a candidate,
+/// and for one part in twenty of the time at most.
+#[derive(Default)]
+struct MapsPolicy {
+    wanted: bool,
+    not_before: Option<std::time::Instant>,
+}
+
+impl MapsPolicy {
+    fn event(&mut self, call: &Call) {
+        self.wanted |= match call {
+            Call::Exec { .. } | Call::PeakCandidate { .. } => true,
+            Call::Mmap { fd, .. } => *fd >= 0,
+            _ => false,
+        };
+    }
+
+    fn is_due(&self) -> bool {
+        self.wanted
+            && self
+                .not_before
+                .is_none_or(|at| std::time::Instant::now() >= at)
+    }
+
+    fn read(&mut self, began: std::time::Instant, cost: Duration) {
+        self.wanted = false;
+        self.not_before = Some(began + (cost * 20).max(POLL));
     }
 }
 

@@ -2,11 +2,13 @@
 //! done; what is computed is computed in the modules that it calls.
 
 pub mod analysis;
+pub mod at_peak;
 pub mod finish;
 pub mod follow;
 pub mod host;
 pub mod image;
 pub mod job;
+mod ledger;
 pub mod limits;
 pub mod outcome;
 pub mod replay;
@@ -32,6 +34,7 @@ use crate::{
     probes::{
         attach::{AttachError, Probes},
         counters::TreeCounters,
+        tier::{Tier, TierError},
     },
     residency::Snapshot,
     results::Run,
@@ -49,6 +52,8 @@ const KILL_TIMEOUT: Duration = Duration::from_secs(30);
 pub struct Options {
     /// Write everything that came from outside to this file.
     pub event_log: Option<PathBuf>,
+    /// How residency is followed; `None` takes the best tier that can be had.
+    pub tier: Option<Tier>,
 }
 
 /// Why there is no result.
@@ -90,7 +95,7 @@ pub fn run(job: &Job, options: &Options) -> Result<Run, SessionError> {
         .context("cannot fork the guardian")?;
     let group = make_group(root, &mut warnings);
     let started = SystemTime::now();
-    let ended = attach_and_follow(job, held, &group, event_log, warnings);
+    let ended = attach_and_follow(job, held, &group, options.tier, event_log, warnings);
 
     // Whatever the target left behind goes with it when it was ours to end, or never began; a command's
     // own children that outlive it are let go.
@@ -109,8 +114,9 @@ fn attach_and_follow(
     job: &Job,
     held: Held,
     group: &TargetGroup,
+    tier: Option<Tier>,
     mut event_log: EventLog,
-    warnings: Vec<String>,
+    mut warnings: Vec<String>,
 ) -> Result<Ended, SessionError> {
     let root = held.pid.as_raw() as u32;
     group
@@ -118,7 +124,7 @@ fn attach_and_follow(
         .context("cannot move the target into its group")?;
     record(&mut event_log, &Entry::Root(root))?;
 
-    let mut probes = Probes::attach(RING_BYTES)?;
+    let mut probes = attach(tier, &mut warnings)?;
     probes.follow(root)?;
     let counters = TreeCounters::open(held.pid.as_raw());
     // Once the target runs, a signal waits until the event loop is there to act on it.
@@ -131,6 +137,26 @@ fn attach_and_follow(
         .build()
         .context("cannot start the event loop")?;
     runtime.block_on(following.until_end(running))
+}
+
+/// The probes of a tier; without a wish, of the best tier that loads.
+fn attach(tier: Option<Tier>, warnings: &mut Vec<String>) -> Result<Probes, AttachError> {
+    match tier {
+        Some(Tier::A) => {
+            Err(TierError::Kernel("tier A is not built yet; try `--tier B`".into()).into())
+        }
+        Some(Tier::B) => Probes::attach_with_ledger(RING_BYTES),
+        Some(Tier::C) => Probes::attach(RING_BYTES),
+        None => match Probes::attach_with_ledger(RING_BYTES) {
+            Err(AttachError::Tier(error)) => {
+                warnings.push(format!(
+                    "the peak is that of scans, because there is no page ledger here: {error}"
+                ));
+                Probes::attach(RING_BYTES)
+            }
+            other => other,
+        },
+    }
 }
 
 fn make_group(root: u32, warnings: &mut Vec<String>) -> TargetGroup {

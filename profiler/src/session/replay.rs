@@ -56,6 +56,7 @@ pub fn replay(log: Vec<Entry<Snapshot>>, job: &Job) -> Result<Run> {
         }
     }
     let ended = Ended {
+        ledger: None,
         analysis,
         high_water_marks,
         timeline,

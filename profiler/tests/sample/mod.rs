@@ -328,6 +328,7 @@ impl Sample {
             ],
             warnings: Vec::new(),
             settings: vec!["GOGC=100".to_owned()],
+            ledger: None,
         }
     }
 }

@@ -1,0 +1,175 @@
+//! Which address spaces are followed: tp_btf `task_newtask`, `sched_process_exec` and
+//! `sched_process_exit`.
+//!
+//! By `mm_struct`, so that threads need nothing and what other processes do to the memory counts.
+
+use core::ffi::c_void;
+
+use aya_ebpf::{
+    helpers::{bpf_get_current_pid_tgid, bpf_get_current_task_btf},
+    macros::{btf_tracepoint, map},
+    maps::HashMap,
+    programs::BtfTracePointContext,
+};
+
+use super::{
+    copy::copy_range,
+    kernel::{read, read_int},
+    maps::{SPACE_OF, mm_pgd, space, state, task_mm, task_tgid, top_shift},
+    peak::look,
+};
+use crate::maps::FOLLOWED;
+
+/// `include/uapi/linux/sched.h`
+const CLONE_VM: u64 = 0x0000_0100;
+const CLONE_THREAD: u64 = 0x0001_0000;
+
+/// End of user addresses: half of what the highest page table spans.
+#[inline(always)]
+fn user_end() -> u64 {
+    1 << ((top_shift() + 8) & 63)
+}
+
+/// Thread groups inside `execve` → the space that they leave when it succeeds.
+#[map]
+static EXECING: HashMap<u32, u32> = HashMap::with_max_entries(1024, 0);
+
+#[inline(always)]
+fn mm_of(task: u64) -> u64 {
+    read(task.wrapping_add(task_mm())).unwrap_or(0)
+}
+
+/// Address of the caller's `mm_struct`.
+#[inline(always)]
+pub fn current_mm() -> u64 {
+    // SAFETY: the helper has no preconditions. Its result may be read directly: the verifier knows
+    // the type, and the offset is a constant to it.
+    unsafe {
+        let task = bpf_get_current_task_btf().cast::<u8>();
+        task.add(task_mm() as usize).cast::<u64>().read()
+    }
+}
+
+/// The caller's space, if it is followed.
+#[inline(always)]
+pub fn current_space() -> Option<u32> {
+    // SAFETY: the value is copied at once.
+    unsafe { SPACE_OF.get(current_mm()) }.copied()
+}
+
+#[inline(always)]
+fn register(mm: u64, tgid: u32) {
+    let Some(state) = state() else { return };
+    let index = state.spaces;
+    let Some(space) = space(index) else {
+        state.spaces_full += 1;
+        return;
+    };
+    let pgd = read(mm.wrapping_add(mm_pgd()));
+    space.mm = mm;
+    space.pgd = pgd.unwrap_or(0);
+    space.tgid = tgid;
+    space.users = 1;
+    space.born_epoch = state.epoch;
+    space.ended_epoch = 0;
+    if SPACE_OF.insert(mm, index, 0).is_err() {
+        state.spaces_full += 1;
+        return;
+    }
+    state.spaces = index + 1;
+    state.generation += 1;
+}
+
+/// One process less in this space; the last one takes the memory with it.
+#[inline(always)]
+fn leave(index: u32, mm: u64) {
+    let (Some(state), Some(space)) = (state(), space(index)) else {
+        return;
+    };
+    if space.users > 1 {
+        space.users -= 1;
+        return;
+    }
+    space.users = 0;
+    space.ended_epoch = state.epoch;
+    let _ = SPACE_OF.remove(mm);
+    state.generation += 1;
+}
+
+/// Before the last process leaves: may be the peak, and everything is about to go.
+#[inline(always)]
+pub fn before_end(index: u32) {
+    look();
+    let (Some(state), Some(space)) = (state(), space(index)) else {
+        return;
+    };
+    if space.users == 1 && (space.born_epoch < state.epoch) {
+        copy_range(index, state.epoch, 0, user_end(), false);
+    }
+}
+
+/// `TP_PROTO(struct task_struct *task, u64 clone_flags)`: fires before the child runs.
+#[btf_tracepoint]
+pub fn ledger_newtask(ctx: BtfTracePointContext) -> i32 {
+    let flags: u64 = ctx.arg(1);
+    if flags & CLONE_THREAD != 0 {
+        return 0;
+    }
+    let Some(parent) = current_space() else {
+        return 0;
+    };
+    let task = ctx.arg::<*const c_void>(0) as u64;
+    if flags & CLONE_VM != 0 {
+        if let Some(space) = space(parent) {
+            space.users += 1;
+        }
+        return 0;
+    }
+    let mm = mm_of(task);
+    if mm != 0 {
+        register(mm, read_int(task.wrapping_add(task_tgid())) as u32);
+    }
+    0
+}
+
+/// `TP_PROTO(struct task_struct *p, pid_t old_pid, struct linux_binprm *bprm)`: the new memory is in
+/// place, the old one is gone.
+#[btf_tracepoint]
+pub fn ledger_exec(_ctx: BtfTracePointContext) -> i32 {
+    let tgid = (bpf_get_current_pid_tgid() >> 32) as u32;
+    if FOLLOWED.get_ptr(tgid).is_none() || current_space().is_some() {
+        return 0;
+    }
+    // SAFETY: the value is copied at once.
+    if let Some(old) = unsafe { EXECING.get(tgid) }.copied() {
+        if let Some(space) = space(old) {
+            leave(old, space.mm);
+        }
+        let _ = EXECING.remove(tgid);
+    }
+    register(current_mm(), tgid);
+    0
+}
+
+/// Before `execve` replaces the memory. It may still fail, in which case the copies are for nothing
+/// and do no harm.
+#[inline(always)]
+pub fn before_exec(index: u32) {
+    let tgid = (bpf_get_current_pid_tgid() >> 32) as u32;
+    let _ = EXECING.insert(tgid, index, 0);
+    before_end(index);
+}
+
+/// `TP_PROTO(struct task_struct *p, bool group_dead)` since 6.16, where the memory is still there.
+#[btf_tracepoint]
+pub fn ledger_exit(ctx: BtfTracePointContext) -> i32 {
+    if ctx.arg::<u64>(1) & 0xff == 0 {
+        return 0;
+    }
+    let mm = current_mm();
+    if let Some(index) = current_space() {
+        before_end(index);
+        leave(index, mm);
+    }
+    0
+}

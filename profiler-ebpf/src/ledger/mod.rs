@@ -1,0 +1,13 @@
+//! The page ledger: see `profiler_ebpf::ledger_wire` for what it is and how it is read.
+//!
+//! Nothing here is loaded unless the tier is chosen.
+
+mod copy;
+mod faults;
+mod huge;
+mod kernel;
+mod lifecycle;
+mod maps;
+mod peak;
+mod peek;
+mod removals;

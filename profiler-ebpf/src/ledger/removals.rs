@@ -1,0 +1,148 @@
+//! `syscalls:sys_enter_*` of the calls that take pages away, or bring some without a fault.
+//!
+//! At the entry, because only then the pages are still there. Two calls bring pages without a fault to
+//! a place that only their result tells, `mmap` with `MAP_POPULATE` and `mremap`: at their exit, what
+//! lies beside the new range is copied, and the range itself as empty. That is right, because a
+//! chunk that had a page there at the candidate was copied when the page went.
+
+use aya_ebpf::{
+    helpers::bpf_get_current_pid_tgid,
+    macros::{map, tracepoint},
+    maps::HashMap,
+    programs::TracePointContext,
+};
+use profiler_ebpf::kind;
+
+use super::{
+    copy::{copy_beside, copy_range},
+    kernel::read,
+    lifecycle::{before_exec, current_mm, current_space},
+    maps::{mm_brk, state},
+    peak::look,
+};
+
+const NUMBER_OFFSET: usize = 8;
+const ARGS_OFFSET: usize = 16;
+
+const SHMDT: u32 = 67;
+const EXECVE: u32 = 59;
+const EXECVEAT: u32 = 322;
+
+/// `include/uapi/asm-generic/mman-common.h`
+const MAP_FIXED: u64 = 0x10;
+const MAP_LOCKED: u64 = 0x2000;
+const MAP_POPULATE: u64 = 0x8000;
+const MREMAP_FIXED: u64 = 2;
+const MADV_DONTNEED: u64 = 4;
+const MADV_FREE: u64 = 8;
+const MADV_REMOVE: u64 = 9;
+const MADV_PAGEOUT: u64 = 21;
+const MADV_POPULATE_READ: u64 = 22;
+const MADV_POPULATE_WRITE: u64 = 23;
+const MADV_DONTNEED_LOCKED: u64 = 24;
+const MADV_COLLAPSE: u64 = 25;
+
+#[tracepoint]
+pub fn ledger_removal(ctx: TracePointContext) -> u32 {
+    if let Some(space) = current_space() {
+        let _ = try_removal(&ctx, space);
+    }
+    0
+}
+
+#[inline(always)]
+fn try_removal(ctx: &TracePointContext, space: u32) -> Result<(), i32> {
+    // SAFETY: both offsets lie inside the record of every sys_enter tracepoint; words past the last
+    // argument of a call are never looked at.
+    let (number, args) = unsafe {
+        (
+            ctx.read_at::<u32>(NUMBER_OFFSET)?,
+            ctx.read_at::<[u64; 6]>(ARGS_OFFSET)?,
+        )
+    };
+    let (mut start, mut length) = (args[0], args[1]);
+    match number {
+        kind::MUNMAP => {}
+        kind::MMAP => {
+            if args[3] & (MAP_POPULATE | MAP_LOCKED) != 0 {
+                let _ = ARRIVING.insert(bpf_get_current_pid_tgid(), length, 0);
+            }
+            if args[3] & MAP_FIXED == 0 {
+                return Ok(());
+            }
+        }
+        kind::MADVISE => match args[2] {
+            MADV_DONTNEED | MADV_FREE | MADV_REMOVE | MADV_PAGEOUT | MADV_DONTNEED_LOCKED
+            | MADV_COLLAPSE | MADV_POPULATE_READ | MADV_POPULATE_WRITE => {}
+            _ => return Ok(()),
+        },
+        kind::BRK => {
+            let now = read(current_mm().wrapping_add(mm_brk())).ok_or(0)?;
+            if start == 0 || start >= now {
+                return Ok(());
+            }
+            length = now - start;
+        }
+        kind::MREMAP => {
+            let _ = ARRIVING.insert(bpf_get_current_pid_tgid(), args[2], 0);
+            if args[3] & MREMAP_FIXED != 0 {
+                look();
+                copy(space, args[4], args[2]);
+            }
+        }
+        SHMDT => {
+            // Its length is known to the kernel alone; what it holds is not copied.
+            start = 0;
+            length = 0;
+        }
+        EXECVE | EXECVEAT => {
+            before_exec(space);
+            return Ok(());
+        }
+        _ => return Ok(()),
+    }
+    look();
+    copy(space, start, length);
+    Ok(())
+}
+
+/// Calls that may bring pages: thread → length. Full: as if the call had not been seen.
+#[map]
+static ARRIVING: HashMap<u64, u64> = HashMap::with_max_entries(4096, 0);
+
+#[tracepoint]
+pub fn ledger_arrival(ctx: TracePointContext) -> u32 {
+    if let Some(space) = current_space() {
+        let _ = try_arrival(&ctx, space);
+    }
+    0
+}
+
+#[inline(always)]
+fn try_arrival(ctx: &TracePointContext, space: u32) -> Result<(), i32> {
+    let thread = bpf_get_current_pid_tgid();
+    // SAFETY: only this thread inserts and removes its own key; the value is copied at once.
+    let Some(length) = (unsafe { ARRIVING.get(thread) }).copied() else {
+        return Ok(());
+    };
+    let _ = ARRIVING.remove(thread);
+    // SAFETY: the offset lies inside the record of every sys_exit tracepoint.
+    let start = unsafe { ctx.read_at::<u64>(ARGS_OFFSET)? };
+    let Some(state) = state() else { return Ok(()) };
+    let end = start.wrapping_add(length);
+    // Errors are the highest addresses.
+    if state.copies_changes() && end > start && end >> 63 == 0 {
+        copy_beside(space, state.epoch, start, end);
+    }
+    Ok(())
+}
+
+/// Copies what a call is about to change.
+#[inline(always)]
+fn copy(space: u32, start: u64, length: u64) {
+    let Some(state) = state() else { return };
+    let end = start.wrapping_add(length);
+    if state.copies_changes() && end > start && end >> 63 == 0 {
+        copy_range(space, state.epoch, start, end, false);
+    }
+}

@@ -1,0 +1,203 @@
+//! The wire contract of the page ledger (tier B): which pages were resident at the peak.
+//!
+//! RSS falls only where something is removed, so the state at the peak is the state just before the
+//! first removal after it. The page tables themselves hold it until something changes them. The
+//! kernel side therefore does nothing while memory grows. When a removal begins and the tree has
+//! more pages than at any removal before, that moment becomes the **candidate**, a new *epoch*; from
+//! then on, whatever is about to change is copied first: the pages of 2 MiB of address space (one
+//! page of page table entries) become the 512 bits of a [`Chunk`], once an epoch.
+//!
+//! ```text
+//! pages at the candidate = the chunk's bits, if it was copied in this epoch
+//!                          what the page tables hold now, if not: nothing has changed them
+//! ```
+//!
+//! All structs are plain integers in maps that user space reads by `mmap`.
+
+/// Bytes of address space in one [`Chunk`]: one page of page table entries.
+pub const CHUNK_BYTES: u64 = 2 << 20;
+/// 64-bit words of the bits of a [`Chunk`].
+pub const CHUNK_WORDS: usize = 8;
+/// Bits of an address above the chunk: user addresses have at most 57 bits, chunks 21.
+pub const CHUNK_NUMBER_BITS: u32 = 36;
+/// Address spaces that can be followed in one run, ended ones included.
+pub const SPACES: u32 = 4096;
+
+/// 2 MiB of one address space, as it was in one epoch.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Chunk {
+    /// Index of the [`Space`] << [`CHUNK_NUMBER_BITS`] | address / [`CHUNK_BYTES`].
+    pub key: u64,
+    /// The epoch that `bits` belong to; written after them. 0: not yet written.
+    pub epoch: u64,
+    /// The epoch for which a CPU has taken it upon itself to copy. (64 bits, as the atomic
+    /// instructions of the first BPF version are.)
+    pub claimed: u64,
+    /// Bit n: page n was resident and counted in RSS.
+    pub bits: [u64; CHUNK_WORDS],
+}
+
+/// One address space (`struct mm_struct`).
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub struct Space {
+    /// Address of its `mm_struct`, the only name that lasts as long as it does.
+    pub mm: u64,
+    /// Its page table of the highest level.
+    pub pgd: u64,
+    /// Pages at the candidate of the current epoch.
+    pub candidate_pages: u64,
+    /// Bytes of page tables at that moment.
+    pub candidate_table_bytes: u64,
+    /// Pages when last counted.
+    pub pages: u64,
+    /// The most pages that were counted.
+    pub highest_pages: u64,
+    /// When: `CLOCK_MONOTONIC`, in ns.
+    pub highest_ns: u64,
+    /// Thread group that it was made for.
+    pub tgid: u32,
+    /// Processes that live in it (more than one after vfork); 0 when it has ended.
+    pub users: u32,
+    /// The epoch in which it was first seen: it has no page in any candidate up to this one.
+    pub born_epoch: u32,
+    /// The epoch in which it ended; 0 while it lives.
+    pub ended_epoch: u32,
+}
+
+/// The state of the ledger: one for the whole tree.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub struct State {
+    /// Number of the current candidate; 0 before the first removal.
+    pub epoch: u32,
+    /// The epoch in which the tree was last seen to have more than the candidate. While that is the
+    /// current one, nothing is copied: the next removal makes a new candidate. (The epoch and not a
+    /// flag, so that a CPU that is late cannot switch off the copying for a newer candidate.)
+    pub growing_in: u32,
+    /// Changes whenever an address space comes or goes: verdicts remembered before are void.
+    pub generation: u32,
+    /// [`Space`]s in use, ended ones included.
+    pub spaces: u32,
+    /// Pages of the tree at the candidate.
+    pub candidate_pages: u64,
+    /// When that was: `CLOCK_MONOTONIC`, in ns.
+    pub candidate_ns: u64,
+    /// The most pages that were counted at any removal. Exceeds `candidate_pages` by the slack at most.
+    pub highest_pages: u64,
+    /// When that was: `CLOCK_MONOTONIC`, in ns.
+    pub highest_ns: u64,
+    /// [`Chunk`]s in use.
+    pub chunks: u64,
+    /// Chunks that could not be copied because the pool was full.
+    pub pool_full: u64,
+    /// Address spaces that could not be followed because their table was full.
+    pub spaces_full: u64,
+    /// Page table pages that could not be read.
+    pub unreadable: u64,
+    /// Times that copying was off although the tree was not above the candidate: pages had gone
+    /// without a removal that we know, or in one that had been looked at before others grew the tree.
+    pub unseen_removals: u64,
+    /// Chunks copied, and removals looked at.
+    pub copies: u64,
+    /// Removals looked at.
+    pub removals: u64,
+}
+
+impl State {
+    /// Whether what is about to change must be copied first.
+    #[inline(always)]
+    pub const fn copies_changes(&self) -> bool {
+        self.epoch != self.growing_in
+    }
+}
+
+const _: () =
+    assert!(size_of::<Chunk>() == 88 && size_of::<Space>() == 72 && size_of::<State>() == 104);
+
+/// Names of programs, maps and globals, as user space looks them up.
+pub mod names {
+    /// Attached to `syscalls:sys_enter_*` of the calls that remove pages.
+    pub const REMOVAL: &str = "ledger_removal";
+    /// Attached to `syscalls:sys_exit_mmap` and `sys_exit_mremap`.
+    pub const ARRIVAL: &str = "ledger_arrival";
+    /// Attached to `huge_memory:mm_khugepaged_scan_pmd` (tp_btf) where there is one.
+    pub const HUGE: (&str, &str) = ("ledger_huge", "mm_khugepaged_scan_pmd");
+    /// Attached to `syscalls:sys_enter_getppid` while the layout is found out.
+    pub const PEEK: &str = "ledger_peek";
+    /// tp_btf programs: name of the program, name of the tracepoint.
+    pub const TRACEPOINTS: [(&str, &str); 5] = [
+        ("ledger_fault_user", "page_fault_user"),
+        ("ledger_fault_kernel", "page_fault_kernel"),
+        ("ledger_newtask", "task_newtask"),
+        ("ledger_exec", "sched_process_exec"),
+        ("ledger_exit", "sched_process_exit"),
+    ];
+
+    /// Array of [`super::Chunk`], mappable.
+    pub const POOL: &str = "POOL";
+    /// Hash: key of a chunk → its index in the pool.
+    pub const CHUNKS: &str = "CHUNKS";
+    /// Array of [`super::Space`], mappable.
+    pub const SPACES: &str = "SPACES";
+    /// Array of one [`super::State`], mappable.
+    pub const STATE: &str = "STATE";
+    /// Array: CPU → offset of its per-CPU memory.
+    pub const CPU_OFFSETS: &str = "CPU_OFFSETS";
+    /// Array of one [`super::Peek`].
+    pub const PEEKS: &str = "PEEKS";
+
+    /// `u64`s in read-only memory: offsets in bytes, and what was found out about page tables.
+    pub const TASK_MM: &str = "TASK_MM";
+    /// Offset of `tgid` in `task_struct`.
+    pub const TASK_TGID: &str = "TASK_TGID";
+    /// Offset of `pgd` in `mm_struct`.
+    pub const MM_PGD: &str = "MM_PGD";
+    /// Offset of `brk` in `mm_struct`.
+    pub const MM_BRK: &str = "MM_BRK";
+    /// Offset of `pgtables_bytes` in `mm_struct`.
+    pub const MM_TABLE_BYTES: &str = "MM_TABLE_BYTES";
+    /// Offset of `rss_stat` in `mm_struct`.
+    pub const MM_RSS: &str = "MM_RSS";
+    /// Size of `percpu_counter`.
+    pub const COUNTER_SIZE: &str = "COUNTER_SIZE";
+    /// Offset of `count` in `percpu_counter`.
+    pub const COUNTER_COUNT: &str = "COUNTER_COUNT";
+    /// Offset of `counters` in `percpu_counter`.
+    pub const COUNTER_COUNTERS: &str = "COUNTER_COUNTERS";
+    /// Offset of `index` in `folio`.
+    pub const FOLIO_INDEX: &str = "FOLIO_INDEX";
+    /// CPUs in `CPU_OFFSETS`.
+    pub const CPUS: &str = "CPUS";
+    /// Where all of physical memory is mapped.
+    pub const DIRECT_MAP: &str = "DIRECT_MAP";
+    /// Frame bits of a page table entry.
+    pub const FRAME_MASK: &str = "FRAME_MASK";
+    /// Bits of an address below the highest page table: 39, or 48 with five levels.
+    pub const TOP_SHIFT: &str = "TOP_SHIFT";
+    /// Frame of the huge zero page (address, not number); 0 when unknown.
+    pub const HUGE_ZERO: &str = "HUGE_ZERO";
+    /// A new candidate has more pages than the last one by at least its count >> this.
+    pub const SLACK_SHIFT: &str = "SLACK_SHIFT";
+}
+
+/// A question and its answer while the layout is found out: `getppid` of one process reads 8 bytes.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub struct Peek {
+    /// In: thread group whose `getppid` answers.
+    pub tgid: u64,
+    /// In: kernel address to read.
+    pub address: u64,
+    /// Out: what is there.
+    pub value: u64,
+    /// Out: 0, or the error of the read.
+    pub error: i64,
+    /// Out: `task_struct` of the caller.
+    pub task: u64,
+    /// Out: address of this CPU's slot of a per-CPU array.
+    pub slot: u64,
+    /// Out: address of that array's `bpf_array`.
+    pub array: u64,
+}

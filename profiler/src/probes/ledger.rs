@@ -1,0 +1,268 @@
+//! Attaches the page ledger and reads it.
+//!
+//! tp_btf `page_fault_user`, `page_fault_kernel`, `task_newtask`, `sched_process_exec` and
+//! `sched_process_exit`; `syscalls:sys_enter_*` of the calls that remove pages. What they write is in
+//! three maps that are mapped into this process, so reading costs the target nothing.
+
+use std::{
+    io,
+    os::fd::{AsFd, AsRawFd},
+    ptr::NonNull,
+};
+
+use aya::{
+    Ebpf,
+    maps::{Array, MapData},
+    programs::{BtfTracePoint, ProgramError, ProgramFd, TracePoint},
+};
+use profiler_ebpf::ledger_wire::{Chunk, SPACES, Space, State, names};
+
+use super::{
+    attach::{Probe, ProbeState},
+    layout::Layout,
+    tier::TierError,
+};
+
+/// Chunks of 2 MiB that can be copied: a thread with a stack of its own takes one or two. 46 MB of
+/// kernel memory.
+pub const CHUNKS: u32 = 1 << 19;
+
+/// Calls that take pages away, or bring them without a fault.
+const REMOVALS: [&str; 8] = [
+    "munmap", "mmap", "madvise", "brk", "mremap", "shmdt", "execve", "execveat",
+];
+
+/// Calls that bring pages to a place that only their result tells.
+const ARRIVALS: [&str; 2] = ["mmap", "mremap"];
+
+/// The attached ledger.
+pub struct LedgerProbes {
+    pool: Mapped,
+    spaces: Mapped,
+    state: Mapped,
+    /// For statistics of the programs.
+    programs: Vec<ProgramFd>,
+}
+
+/// What the ledger held at one moment, as bytes: see [`crate::residency::ledger`].
+pub struct LedgerBytes {
+    /// One [`State`].
+    pub state: Vec<u8>,
+    /// All [`Space`]s in use.
+    pub spaces: Vec<u8>,
+    /// All [`Chunk`]s in use.
+    pub pool: Vec<u8>,
+}
+
+impl LedgerProbes {
+    /// Attaches to an object that was loaded with the globals of `layout` and large enough maps.
+    pub fn attach(
+        ebpf: &mut Ebpf,
+        layout: &Layout,
+        states: &mut Vec<Probe>,
+    ) -> Result<LedgerProbes, TierError> {
+        let mut offsets: Array<&mut MapData, u64> = ebpf
+            .map_mut(names::CPU_OFFSETS)
+            .ok_or(TierError::Object(names::CPU_OFFSETS))?
+            .try_into()
+            .map_err(TierError::kernel)?;
+        for (cpu, &offset) in layout.cpu_offsets.iter().enumerate() {
+            offsets
+                .set(cpu as u32, offset, 0)
+                .map_err(TierError::kernel)?;
+        }
+        let mut probes = LedgerProbes {
+            pool: map(ebpf, names::POOL, CHUNKS as usize * size_of::<Chunk>())?,
+            spaces: map(ebpf, names::SPACES, SPACES as usize * size_of::<Space>())?,
+            state: map(ebpf, names::STATE, size_of::<State>())?,
+            programs: Vec::new(),
+        };
+        let kernel_types = aya::Btf::from_sys_fs().map_err(TierError::kernel)?;
+        // Whom to follow first: a fault of a space that is not known means nothing.
+        for (name, tracepoint) in names::TRACEPOINTS.into_iter().rev() {
+            probes.attach_btf(ebpf, name, tracepoint, &kernel_types)?;
+            states.push(attached(format!("ledger tp_btf:{tracepoint}")));
+        }
+        let (name, tracepoint) = names::HUGE;
+        let huge = probes.attach_btf(ebpf, name, tracepoint, &kernel_types);
+        states.push(Probe {
+            // A kernel without huge pages does not have it and does not need it.
+            reason: huge.as_ref().err().map(ToString::to_string),
+            state: match huge {
+                Ok(()) => ProbeState::Attached,
+                Err(_) => ProbeState::Off,
+            },
+            name: format!("ledger tp_btf:{tracepoint}"),
+        });
+        probes.attach_calls(ebpf, names::REMOVAL, "sys_enter", &REMOVALS, states)?;
+        probes.attach_calls(ebpf, names::ARRIVAL, "sys_exit", &ARRIVALS, states)?;
+        Ok(probes)
+    }
+
+    fn attach_btf(
+        &mut self,
+        ebpf: &mut Ebpf,
+        name: &'static str,
+        tracepoint: &str,
+        kernel_types: &aya::Btf,
+    ) -> Result<(), TierError> {
+        let program: &mut BtfTracePoint = ebpf
+            .program_mut(name)
+            .and_then(|program| program.try_into().ok())
+            .ok_or(TierError::Object(name))?;
+        program
+            .load(tracepoint, kernel_types)
+            .map_err(TierError::kernel)?;
+        program.attach().map_err(TierError::kernel)?;
+        self.keep(program.fd())
+    }
+
+    fn attach_calls(
+        &mut self,
+        ebpf: &mut Ebpf,
+        name: &'static str,
+        side: &str,
+        calls: &[&str],
+        states: &mut Vec<Probe>,
+    ) -> Result<(), TierError> {
+        let program: &mut TracePoint = ebpf
+            .program_mut(name)
+            .and_then(|program| program.try_into().ok())
+            .ok_or(TierError::Object(name))?;
+        program.load().map_err(TierError::kernel)?;
+        for call in calls {
+            program
+                .attach("syscalls", &format!("{side}_{call}"))
+                .map_err(TierError::kernel)?;
+            states.push(attached(format!("ledger syscalls:{side}_{call}")));
+        }
+        self.keep(program.fd())
+    }
+
+    /// For the statistics of the program.
+    fn keep(&mut self, fd: Result<&ProgramFd, ProgramError>) -> Result<(), TierError> {
+        let fd = fd.map_err(TierError::kernel)?;
+        self.programs
+            .push(fd.try_clone().map_err(TierError::kernel)?);
+        Ok(())
+    }
+
+    /// Copies what is in use. Chunks may be written while they are copied; whoever decodes them
+    /// looks at the epoch.
+    pub fn bytes(&self) -> LedgerBytes {
+        let state = self.state.copy(size_of::<State>());
+        let number = |at: usize| u64::from_ne_bytes(state[at..at + 8].try_into().expect("8 bytes"));
+        let spaces = (number(std::mem::offset_of!(State, generation)) >> 32) as usize;
+        let chunks = number(std::mem::offset_of!(State, chunks)).min(u64::from(CHUNKS)) as usize;
+        LedgerBytes {
+            spaces: self
+                .spaces
+                .copy(spaces.min(SPACES as usize) * size_of::<Space>()),
+            pool: self.pool.copy(chunks * size_of::<Chunk>()),
+            state,
+        }
+    }
+
+    /// How often a program was skipped because it was already running on its CPU.
+    pub fn recursion_misses(&self) -> u64 {
+        self.programs
+            .iter()
+            .map(|program| recursion_misses(program.as_fd().as_raw_fd()).unwrap_or(0))
+            .sum()
+    }
+}
+
+fn attached(name: String) -> Probe {
+    Probe {
+        name,
+        state: ProbeState::Attached,
+        reason: None,
+    }
+}
+
+/// `recursion_misses` of `struct bpf_prog_info` (include/uapi/linux/bpf.h), by
+/// `BPF_OBJ_GET_INFO_BY_FD`; aya does not show it.
+fn recursion_misses(program: i32) -> io::Result<u64> {
+    const BPF_OBJ_GET_INFO_BY_FD: libc::c_int = 15;
+    const RECURSION_MISSES: usize = 208;
+    #[repr(C)]
+    struct Attributes {
+        fd: u32,
+        length: u32,
+        info: u64,
+    }
+    let mut info = [0_u64; 32];
+    let attributes = Attributes {
+        fd: program as u32,
+        length: size_of_val(&info) as u32,
+        info: info.as_mut_ptr() as u64,
+    };
+    // SAFETY: the kernel writes at most `length` bytes to `info`, and both outlive the call.
+    let done = unsafe {
+        libc::syscall(
+            libc::SYS_bpf,
+            BPF_OBJ_GET_INFO_BY_FD,
+            &raw const attributes,
+            size_of::<Attributes>(),
+        )
+    };
+    if done < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    Ok(info[RECURSION_MISSES / 8])
+}
+
+/// A map of the kernel, mapped for reading.
+struct Mapped {
+    start: NonNull<u8>,
+    length: usize,
+}
+
+fn map(ebpf: &Ebpf, name: &'static str, bytes: usize) -> Result<Mapped, TierError> {
+    let found = ebpf.map(name).ok_or(TierError::Object(name))?;
+    let aya::maps::Map::Array(data) = found else {
+        return Err(TierError::Object(name));
+    };
+    Mapped::of(data.fd().as_fd().as_raw_fd(), bytes).map_err(TierError::kernel)
+}
+
+impl Mapped {
+    fn of(fd: i32, bytes: usize) -> io::Result<Mapped> {
+        let length = bytes.next_multiple_of(crate::units::PAGE as usize);
+        // SAFETY: a new mapping at an address of the kernel's choice.
+        let start = unsafe {
+            libc::mmap(
+                std::ptr::null_mut(),
+                length,
+                libc::PROT_READ,
+                libc::MAP_SHARED,
+                fd,
+                0,
+            )
+        };
+        if start == libc::MAP_FAILED {
+            return Err(io::Error::last_os_error());
+        }
+        let start = NonNull::new(start.cast()).expect("mmap gives no null");
+        Ok(Mapped { start, length })
+    }
+
+    /// The first bytes. The kernel side may write while they are copied, so they are read one by one
+    /// as they are and not through a reference that promises more.
+    fn copy(&self, bytes: usize) -> Vec<u8> {
+        let words = bytes.min(self.length) / 8;
+        (0..words)
+            // SAFETY: inside the mapping, which is aligned to pages; volatile, because the kernel
+            // side writes.
+            .map(|index| unsafe { self.start.cast::<u64>().add(index).read_volatile() })
+            .flat_map(u64::to_ne_bytes)
+            .collect()
+    }
+}
+
+impl Drop for Mapped {
+    fn drop(&mut self) {
+        // SAFETY: our own mapping, and no reference into it outlives `copy`.
+        unsafe { libc::munmap(self.start.as_ptr().cast(), self.length) };
+    }
+}

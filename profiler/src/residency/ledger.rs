@@ -1,0 +1,283 @@
+//! The page ledger, read: which pages each address space had at the candidate for the peak.
+//!
+//! Pure: bytes of the maps in, ranges out. How the ledger works stands in
+//! [`profiler_ebpf::ledger_wire`].
+
+use profiler_ebpf::ledger_wire::{
+    CHUNK_BYTES, CHUNK_NUMBER_BITS, CHUNK_WORDS, Chunk, Space, State,
+};
+
+use super::ranges::push;
+use super::{ResidentRange, Vma};
+use crate::units::PAGE;
+
+/// The ledger at one moment.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Ledger {
+    /// The tree.
+    pub state: State,
+    /// Every address space there ever was.
+    pub spaces: Vec<Space>,
+    /// Copied chunks of the current epoch, by key.
+    chunks: Vec<Chunk>,
+}
+
+impl Ledger {
+    /// Decodes copies of the three maps. Bytes that make no whole record are left out.
+    pub fn decode(state: &[u8], spaces: &[u8], pool: &[u8]) -> Ledger {
+        let state = decode_state(state);
+        let chunks: Vec<Chunk> = records::<{ size_of::<Chunk>() / 8 }>(pool)
+            .map(|[key, epoch, claimed, bits @ ..]| Chunk {
+                key,
+                epoch,
+                claimed,
+                bits,
+            })
+            .collect();
+        let spaces = records(spaces).map(decode_space).collect();
+        Ledger::of(state, spaces, chunks)
+    }
+
+    /// A ledger of these parts. Chunks of other epochs are left out.
+    pub fn of(state: State, spaces: Vec<Space>, mut chunks: Vec<Chunk>) -> Ledger {
+        chunks.retain(|chunk| chunk.epoch == u64::from(state.epoch) && chunk.epoch != 0);
+        chunks.sort_unstable_by_key(|chunk| chunk.key);
+        Ledger {
+            state,
+            spaces,
+            chunks,
+        }
+    }
+
+    /// Indices of the address spaces that had pages at the candidate.
+    pub fn at_candidate(&self) -> impl Iterator<Item = usize> + '_ {
+        (0..self.spaces.len()).filter(|&index| {
+            let space = &self.spaces[index];
+            let ended_before = space.ended_epoch != 0 && space.ended_epoch < self.state.epoch;
+            self.state.epoch != 0 && space.born_epoch < self.state.epoch && !ended_before
+        })
+    }
+
+    /// Resident ranges of a space at the candidate, in address order.
+    ///
+    /// `now` is what the page tables hold, in address order; it must have been read *before* the
+    /// ledger was: a chunk that changed in between is then among the copied ones, which win. For a
+    /// space that has ended it is empty. Whether a page is a file's is not told for copied chunks.
+    pub fn resident(&self, index: usize, now: &[ResidentRange]) -> Vec<ResidentRange> {
+        let own = |key: u64| (key >> CHUNK_NUMBER_BITS).cmp(&(index as u64));
+        let first = self.chunks.partition_point(|chunk| own(chunk.key).is_lt());
+        let chunks = self.chunks[first..]
+            .iter()
+            .take_while(|chunk| own(chunk.key).is_eq());
+        let mut resident = Vec::new();
+        let mut rest = Rest { now, from: 0 };
+        for chunk in chunks {
+            let start = (chunk.key & ((1 << CHUNK_NUMBER_BITS) - 1)) * CHUNK_BYTES;
+            rest.until(start, &mut resident);
+            rest.from = start + CHUNK_BYTES;
+            for (from, to) in runs(&chunk.bits) {
+                push(&mut resident, start + from * PAGE, start + to * PAGE, false);
+            }
+        }
+        rest.until(u64::MAX, &mut resident);
+        resident
+    }
+}
+
+/// What of `ranges` lies in `vmas` and can be RSS. Pages of shared mappings become file pages.
+pub fn inside(vmas: &[Vma], ranges: &[ResidentRange]) -> Vec<ResidentRange> {
+    super::ranges::settle(vmas, ranges)
+}
+
+/// What the page tables hold, from an address on.
+struct Rest<'a> {
+    now: &'a [ResidentRange],
+    from: u64,
+}
+
+impl Rest<'_> {
+    fn until(&mut self, end: u64, into: &mut Vec<ResidentRange>) {
+        for range in super::ranges::clip(self.now, self.from, end) {
+            push(into, range.start, range.end, range.file);
+        }
+    }
+}
+
+/// Runs of set bits: first, one past the last.
+fn runs(bits: &[u64; CHUNK_WORDS]) -> Vec<(u64, u64)> {
+    let mut runs: Vec<(u64, u64)> = Vec::new();
+    for (index, &word) in bits.iter().enumerate() {
+        let mut rest = word;
+        while rest != 0 {
+            let from = u64::from(rest.trailing_zeros());
+            let length = u64::from((!(rest >> from)).trailing_zeros());
+            let start = index as u64 * 64 + from;
+            match runs.last_mut() {
+                Some(last) if last.1 == start => last.1 += length,
+                _ => runs.push((start, start + length)),
+            }
+            rest = if from + length >= 64 {
+                0
+            } else {
+                rest & (u64::MAX << (from + length))
+            };
+        }
+    }
+    runs
+}
+
+fn records<const WORDS: usize>(bytes: &[u8]) -> impl Iterator<Item = [u64; WORDS]> + '_ {
+    bytes.chunks_exact(WORDS * 8).map(|record| {
+        std::array::from_fn(|index| {
+            let word = &record[index * 8..index * 8 + 8];
+            u64::from_ne_bytes(word.try_into().expect("8 bytes"))
+        })
+    })
+}
+
+/// The two halves of a word, in the order in which a struct has them.
+fn halves(word: u64) -> (u32, u32) {
+    (word as u32, (word >> 32) as u32)
+}
+
+fn decode_state(bytes: &[u8]) -> State {
+    let Some(words) = records::<{ size_of::<State>() / 8 }>(bytes).next() else {
+        return State::default();
+    };
+    let [first, second, rest @ ..] = words;
+    let ((epoch, growing_in), (generation, spaces)) = (halves(first), halves(second));
+    let [
+        candidate_pages,
+        candidate_ns,
+        highest_pages,
+        highest_ns,
+        rest @ ..,
+    ] = rest;
+    let [
+        chunks,
+        pool_full,
+        spaces_full,
+        unreadable,
+        unseen_removals,
+        copies,
+        removals,
+    ] = rest;
+    State {
+        epoch,
+        growing_in,
+        generation,
+        spaces,
+        candidate_pages,
+        candidate_ns,
+        highest_pages,
+        highest_ns,
+        chunks,
+        pool_full,
+        spaces_full,
+        unreadable,
+        unseen_removals,
+        copies,
+        removals,
+    }
+}
+
+fn decode_space(words: [u64; size_of::<Space>() / 8]) -> Space {
+    let [mm, pgd, candidate_pages, candidate_table_bytes, rest @ ..] = words;
+    let [pages, highest_pages, highest_ns, who, when] = rest;
+    let ((tgid, users), (born_epoch, ended_epoch)) = (halves(who), halves(when));
+    Space {
+        mm,
+        pgd,
+        candidate_pages,
+        candidate_table_bytes,
+        pages,
+        highest_pages,
+        highest_ns,
+        tgid,
+        users,
+        born_epoch,
+        ended_epoch,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn range(start: u64, end: u64) -> ResidentRange {
+        ResidentRange {
+            start,
+            end,
+            file: false,
+        }
+    }
+
+    fn chunk(space: u64, number: u64, epoch: u64, bits: [u64; CHUNK_WORDS]) -> Chunk {
+        Chunk {
+            key: space << CHUNK_NUMBER_BITS | number,
+            epoch,
+            claimed: epoch,
+            bits,
+        }
+    }
+
+    fn ledger(chunks: &[Chunk]) -> Ledger {
+        let mut state = vec![0; size_of::<State>()];
+        state[..4].copy_from_slice(&7_u32.to_ne_bytes());
+        let words = chunks.iter().flat_map(|chunk| {
+            [chunk.key, chunk.epoch, chunk.claimed]
+                .into_iter()
+                .chain(chunk.bits)
+        });
+        let pool: Vec<u8> = words.flat_map(u64::to_ne_bytes).collect();
+        Ledger::decode(&state, &[], &pool)
+    }
+
+    #[test]
+    fn a_copied_chunk_wins_over_what_is_there_now() {
+        //  now      |---- chunk 1 ----|---- chunk 2 ----|     (all resident)
+        //  copied                      two pages, 64 apart; space 1 and an old epoch do not count
+        let mut bits = [0; CHUNK_WORDS];
+        bits[0] = 1 << 63;
+        bits[1] = 1;
+        bits[7] = 1 << 63;
+        let ledger = ledger(&[
+            chunk(1, 1, 7, [u64::MAX; 8]),
+            chunk(0, 2, 7, bits),
+            chunk(0, 1, 6, [0; 8]),
+        ]);
+        let two = CHUNK_BYTES * 2;
+        assert_eq!(
+            ledger.resident(0, &[range(CHUNK_BYTES, CHUNK_BYTES * 3)]),
+            [
+                range(CHUNK_BYTES, two),
+                range(two + 63 * PAGE, two + 65 * PAGE),
+                range(two + 511 * PAGE, two + 512 * PAGE),
+            ]
+        );
+        assert_eq!(ledger.resident(1, &[]), [range(CHUNK_BYTES, two)]);
+        assert_eq!(ledger.resident(2, &[]), []);
+    }
+
+    #[test]
+    fn runs_cross_words_and_end_at_the_last_bit() {
+        assert_eq!(runs(&[u64::MAX; 8]), [(0, 512)]);
+        assert_eq!(runs(&[0; 8]), []);
+        assert_eq!(
+            runs(&[0b1011, 0, 0, 0, 0, 0, 0, 1 << 63]),
+            [(0, 2), (3, 4), (511, 512)]
+        );
+    }
+
+    #[test]
+    fn only_spaces_that_lived_at_the_candidate_count() {
+        let mut ledger = ledger(&[]);
+        let space = |born_epoch, ended_epoch| Space {
+            born_epoch,
+            ended_epoch,
+            ..Space::default()
+        };
+        ledger.spaces = vec![space(0, 0), space(7, 0), space(3, 6), space(3, 7)];
+        assert_eq!(ledger.at_candidate().collect::<Vec<_>>(), [0, 3]);
+    }
+}

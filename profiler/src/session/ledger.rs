@@ -1,0 +1,106 @@
+//! The end of a run with a page ledger: reads it, composes the peak, and accounts for every loss.
+
+use std::collections::HashMap;
+
+use super::{analysis::Analysis, at_peak::AtPeak};
+use crate::{
+    probes::ledger::LedgerProbes,
+    residency::{Method, ledger::Ledger, scan::present_pages},
+    results,
+    units::PAGE,
+};
+
+/// A scan beats the ledger's candidate only by more than this part of it: below, the ledger's slack
+/// explains it (`SLACK_SHIFT`).
+const SLACK: u64 = 512;
+
+/// Reads the ledger after the command has ended. The composition at the peak becomes the best one of
+/// `analysis`, unless a scan found clearly more.
+pub(super) fn read(
+    probes: &LedgerProbes,
+    mut at_peak: AtPeak,
+    analysis: &mut Analysis,
+    method: Method,
+    exec_ns: u64,
+) -> results::Ledger {
+    // Pages first, ledger second: what changes in between has been copied by then.
+    let mut present = HashMap::new();
+    for space in decode(probes).spaces.iter().filter(|space| space.users > 0) {
+        if let Ok(pages) = present_pages(space.tgid, method) {
+            present.insert(space.tgid, pages);
+        }
+    }
+    let ledger = decode(probes);
+    let state = &ledger.state;
+    let seconds = |ns: u64| ns.saturating_sub(exec_ns) as f64 / 1e9;
+    let mut account = results::Ledger {
+        highest_bytes: state.highest_pages * PAGE,
+        highest_at_seconds: seconds(state.highest_ns),
+        composed_bytes: state.candidate_pages * PAGE,
+        processes: ledger
+            .spaces
+            .iter()
+            .map(|space| results::ProcessPeak {
+                tgid: space.tgid,
+                rss_bytes: space.highest_pages * PAGE,
+                at_seconds: seconds(space.highest_ns),
+            })
+            .collect(),
+        candidates: u64::from(state.epoch),
+        removals: state.removals,
+        copies: state.copies,
+        pool_full: state.pool_full,
+        spaces_full: state.spaces_full,
+        unreadable: state.unreadable,
+        unseen_removals: state.unseen_removals,
+        recursion_misses: probes.recursion_misses(),
+        rescans: present.len() as u64,
+        ..results::Ledger::default()
+    };
+    if let Some((composition, agreement)) = at_peak.compose(&ledger, &present, &analysis.images) {
+        account.missing_bytes = agreement.missing_bytes;
+        account.extra_bytes = agreement.extra_bytes;
+        account.unmapped_bytes = agreement.unmapped_bytes;
+        let scanned = analysis.best.as_ref().map_or(0, |best| best.rss_bytes);
+        let found = composition.rss_bytes;
+        if scanned <= found + found / SLACK + PAGE * 8 {
+            analysis.best = Some(composition);
+            account.composed = true;
+        }
+    }
+    account.error_bound_bytes = account.highest_bytes - account.composed_bytes
+        + account.missing_bytes
+        + account.extra_bytes
+        + account.unmapped_bytes;
+    account.loss = loss(&account);
+    account
+}
+
+fn decode(probes: &LedgerProbes) -> Ledger {
+    let bytes = probes.bytes();
+    Ledger::decode(&bytes.state, &bytes.spaces, &bytes.pool)
+}
+
+fn loss(account: &results::Ledger) -> Option<String> {
+    let losses = [
+        (account.pool_full, "copies found no room"),
+        (account.spaces_full, "address spaces found no room"),
+        (account.unreadable, "page tables could not be read"),
+        (account.recursion_misses, "runs of a probe were skipped"),
+    ];
+    let mut words: Vec<String> = losses
+        .iter()
+        .filter(|(count, _)| *count > 0)
+        .map(|(count, what)| format!("{count} {what}"))
+        .collect();
+    if account.error_bound_bytes > account.highest_bytes / 100 {
+        words.push(format!(
+            "bits and counters differ by up to {} bytes ({} removals were not seen)",
+            account.error_bound_bytes, account.unseen_removals
+        ));
+    }
+    if !account.composed {
+        words.push("a scan found more than it".into());
+    }
+    (!words.is_empty()).then(|| format!("the page ledger is incomplete: {}", words.join(", ")))
+}
