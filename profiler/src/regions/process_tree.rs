@@ -134,6 +134,10 @@ impl ProcessTree {
     /// Does what the event tells. One from a process that is not known to be alive is counted as an
     /// orphan.
     pub fn apply(&mut self, event: &Event) {
+        // It stands in the process that removes something, which may be gone for the tree already.
+        if let Call::PeakCandidate { .. } = event.call {
+            return;
+        }
         let Some(&index) = self.live.get(&event.tgid) else {
             self.orphan_events += 1;
             return;

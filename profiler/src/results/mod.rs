@@ -139,7 +139,8 @@ pub struct Ledger {
     pub highest_at_seconds: f64,
     /// RSS by the same counters at the moment whose composition is told.
     pub composed_bytes: u64,
-    /// By how much the composition may be off: highest less composed, plus the three below.
+    /// By how much the composition may be off: highest less composed, plus missing
+    /// and extra.
     pub error_bound_bytes: u64,
     /// Counted by the kernel at that moment, and in no page found.
     pub missing_bytes: u64,

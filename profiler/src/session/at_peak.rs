@@ -25,7 +25,10 @@ use crate::{
     },
     events::{Call, Event},
     regions::{AddressSpace, Origin, OriginKind, Piece, ProcessTree, compare},
-    residency::{Method, ProcessSnapshot, ResidentRange, Snapshot, Vma, ledger::Ledger},
+    residency::{
+        Method, ProcessSnapshot, ResidentRange, Snapshot, Vma,
+        ledger::{Ledger, inside},
+    },
     units::{MIB, PAGE},
 };
 
@@ -82,9 +85,24 @@ impl AtPeak {
             return;
         };
         self.epoch = epoch;
-        for event in self.later.drain(..) {
-            self.tree.apply(&event);
+        let mut last_act: HashMap<u32, usize> = HashMap::new();
+        for (index, event) in self.later.iter().enumerate() {
+            if event.call != Call::Exit {
+                last_act.insert(event.tgid, index);
+            }
         }
+        // Memory is not removed by the exits that a process ends with, so the peak was there before
+        // them already, and the stacks had their threads. They wait.
+        let tree = &mut self.tree;
+        let mut index = 0;
+        self.later.retain(|event| {
+            let waits = last_act.get(&event.tgid).is_none_or(|&last| index > last);
+            index += 1;
+            if !waits {
+                tree.apply(event);
+            }
+            waits
+        });
         self.image_then.clone_from(&self.image_now);
     }
 
@@ -160,10 +178,17 @@ impl AtPeak {
         if let Some(space) = self.tree.space_mut(tgid) {
             compare(space, &vmas);
         }
-        let resident = crate::residency::ledger::inside(&vmas, bits);
-        let bytes = |ranges: &[ResidentRange]| -> u64 {
-            ranges.iter().map(|range| range.end - range.start).sum()
-        };
+        let mut vmas = vmas;
+        let mut resident = inside(&vmas, bits);
+        let mut unmapped = bytes(bits) - bytes(&resident);
+        let outside = outside(&vmas, bits);
+        // Pages outside of every mapping came after the candidate, unless the kernel counted them.
+        if unmapped > 0 && counted == bytes(&resident) + bytes(&outside) {
+            vmas.extend(outside.iter().map(unseen));
+            vmas.sort_by_key(|vma| vma.start);
+            resident = inside(&vmas, bits);
+            unmapped = 0;
+        }
         let found = bytes(&resident);
         let rss_bytes = counted.max(found);
         let threads = self
@@ -182,8 +207,48 @@ impl AtPeak {
             unexplained_bytes: counted.cast_signed() - found.cast_signed(),
             resident,
         };
-        (snapshot, bytes(bits) - found)
+        (snapshot, unmapped)
     }
+}
+
+/// What of `ranges` lies in no mapping.
+fn outside(vmas: &[Vma], ranges: &[ResidentRange]) -> Vec<ResidentRange> {
+    let mut left = Vec::new();
+    for range in ranges {
+        let mut start = range.start;
+        let first = vmas.partition_point(|vma| vma.end <= range.start);
+        for vma in vmas[first..].iter().take_while(|vma| vma.start < range.end) {
+            if start < vma.start {
+                left.push(ResidentRange {
+                    start,
+                    end: vma.start,
+                    ..*range
+                });
+            }
+            start = vma.end;
+        }
+        if start < range.end {
+            left.push(ResidentRange { start, ..*range });
+        }
+    }
+    left
+}
+
+/// A mapping that no call made (exec did) and that was gone before `/proc/PID/maps` was read.
+fn unseen(range: &ResidentRange) -> Vma {
+    Vma {
+        start: range.start,
+        end: range.end,
+        protection: 0,
+        shared: false,
+        offset: 0,
+        inode: 0,
+        name: Some("mapped by exec, gone before it was seen".into()),
+    }
+}
+
+fn bytes(ranges: &[ResidentRange]) -> u64 {
+    ranges.iter().map(|range| range.end - range.start).sum()
 }
 
 /// The mappings at the candidate: the region map's pieces, with names where they were seen, and what
@@ -375,6 +440,87 @@ mod tests {
                 unmapped_bytes: 8192,
                 ..Agreement::default()
             }
+        );
+    }
+
+    #[test]
+    fn the_exits_that_a_process_ends_with_come_after_its_peak() {
+        let mut at_peak = AtPeak::new(TGID);
+        let thread = |tid, call| Event { tid, ..event(call) };
+        let start = event(Call::Fork {
+            child_tid: TGID + 1,
+            flags: (libc::CLONE_THREAD | libc::CLONE_VM) as u64,
+            stack: 0,
+            stack_top: 0,
+        });
+        let candidate = |epoch| event(Call::PeakCandidate { epoch, pages: 1 });
+        let threads = |at_peak: &AtPeak| at_peak.tree.process(TGID).map(|it| it.threads.len());
+        for event in [start, thread(TGID + 1, Call::Exit), candidate(1)] {
+            at_peak.event(&event);
+        }
+        assert_eq!(threads(&at_peak), Some(2), "nothing came after the exit");
+        for event in [anonymous(0, 4096), event(Call::Exit), candidate(2)] {
+            at_peak.event(&event);
+        }
+        assert_eq!(
+            threads(&at_peak),
+            Some(1),
+            "the first exit lies before a call"
+        );
+    }
+
+    #[test]
+    fn counted_pages_of_no_known_mapping_are_kept_and_named_so() {
+        let mut at_peak = AtPeak::new(TGID);
+        for event in [
+            event(Call::Exec {
+                path: "/bin/x".into(),
+            }),
+            anonymous(0, 4096),
+        ] {
+            at_peak.event(&event);
+        }
+        at_peak.event(&event(Call::PeakCandidate { epoch: 1, pages: 2 }));
+        let bits = [ResidentRange {
+            start: 0,
+            end: 2 * PAGE,
+            file: false,
+        }];
+        let (snapshot, unmapped) = at_peak.process(TGID, &bits, 2 * PAGE, 0);
+        assert_eq!((snapshot.unexplained_bytes, unmapped), (0, 0));
+        assert_eq!(snapshot.vmas[1].start..snapshot.vmas[1].end, PAGE..2 * PAGE);
+        // Had the kernel not counted the second page, it would have come later.
+        let (snapshot, unmapped) = at_peak.process(TGID, &bits, PAGE, 0);
+        assert_eq!((snapshot.unexplained_bytes, unmapped), (0, PAGE));
+    }
+
+    #[test]
+    fn what_lies_outside_of_every_mapping_is_cut_out() {
+        let vma = |start, end| {
+            unseen(&ResidentRange {
+                start,
+                end,
+                file: false,
+            })
+        };
+        let range = |start, end| ResidentRange {
+            start,
+            end,
+            file: false,
+        };
+        //  range   |==================|   |==|
+        //  VMAs       |--|   |--|
+        assert_eq!(
+            outside(
+                &[vma(0x2000, 0x3000), vma(0x5000, 0x6000)],
+                &[range(0x1000, 0x8000), range(0xa000, 0xb000)]
+            ),
+            [
+                range(0x1000, 0x2000),
+                range(0x3000, 0x5000),
+                range(0x6000, 0x8000),
+                range(0xa000, 0xb000)
+            ]
         );
     }
 }

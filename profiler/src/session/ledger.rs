@@ -70,8 +70,7 @@ pub(super) fn read(
     }
     account.error_bound_bytes = account.highest_bytes - account.composed_bytes
         + account.missing_bytes
-        + account.extra_bytes
-        + account.unmapped_bytes;
+        + account.extra_bytes;
     account.loss = loss(&account);
     account
 }

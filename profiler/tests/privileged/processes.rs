@@ -70,7 +70,13 @@ fn a_chain_of_exec_leaves_nothing_behind() {
         folder.path().display()
     );
     // More than a shell has, so that the peak of the chain is at its end.
-    let command = ["env", &path, "sh", "-c", "exec sh -c 'exec env at-last 1024'"];
+    let command = [
+        "env",
+        &path,
+        "sh",
+        "-c",
+        "exec sh -c 'exec env at-last 1024'",
+    ];
     let chained = profile_tree(1, &command, |told, _| vec![told["pid"].0 as u32]);
     let alone = profile("anonymous", &["1024"]);
     let processes = &chained.run.processes;
