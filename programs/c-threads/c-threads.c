@@ -43,6 +43,8 @@ int main(int argc, char **argv) {
         fprintf(stderr, "failed at 0: %s\n", strerror(errno));
         return 1;
     }
+    printf("launch=%ld\n", tasks);
+    fflush(stdout);
     for (long started = 0; started < tasks; started++) {
         int error = pthread_create(&threads[started], NULL, wait_once, NULL);
         if (error) {

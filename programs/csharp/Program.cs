@@ -20,6 +20,7 @@ public static class Program
         TimeSpan pause = TimeSpan.FromSeconds(double.Parse(args[1], CultureInfo.InvariantCulture));
 
         List<Task> tasks = new List<Task>();
+        Console.WriteLine("launch=" + count);
         for (int i = 0; i < count; i++)
         {
             tasks.Add(Task.Run(async () =>

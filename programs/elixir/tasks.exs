@@ -8,6 +8,8 @@ defmodule Tasks do
   def run(tasks, milliseconds) do
     counters = :atomics.new(2, [])
 
+    IO.puts("launch=#{tasks}")
+
     1..tasks
     |> Enum.map(&start(&1, fn -> sleep(counters, tasks, milliseconds) end))
     |> Task.await_many(:infinity)

@@ -38,6 +38,7 @@ func main() {
 	pause := time.Duration(seconds * float64(time.Second))
 
 	var wg sync.WaitGroup
+	fmt.Printf("launch=%d\n", tasks)
 	for i := int64(0); i < tasks; i++ {
 		wg.Add(1)
 		go func() {

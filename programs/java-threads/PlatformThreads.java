@@ -16,6 +16,7 @@ public class PlatformThreads {
         long millis = Math.round(Double.parseDouble(args[1]) * 1000);
 
         List<Thread> threads = new ArrayList<>();
+        System.out.println("launch=" + tasks);
         for (int started = 0; started < tasks; started++) {
             Thread thread = new Thread(() -> sleep(tasks, millis));
             try {

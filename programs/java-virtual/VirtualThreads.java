@@ -16,6 +16,7 @@ public class VirtualThreads {
         long millis = Math.round(Double.parseDouble(args[1]) * 1000);
 
         List<Thread> threads = new ArrayList<>();
+        System.out.println("launch=" + tasks);
         for (int i = 0; i < tasks; i++) {
             threads.add(Thread.startVirtualThread(() -> sleep(tasks, millis)));
         }

@@ -23,6 +23,7 @@ async function task() {
 
 async function main() {
   const pending = [];
+  console.log(`launch=${tasks}`);
   for (let i = 0; i < tasks; i++) pending.push(task());
   await Promise.all(pending);
   console.log(`live_peak=${livePeak}`);

@@ -18,6 +18,7 @@ async def task(tasks, seconds):
 
 
 async def main(tasks, seconds):
+    print(f"launch={tasks}", flush=True)
     pending = [asyncio.create_task(task(tasks, seconds)) for _ in range(tasks)]
     await asyncio.gather(*pending)
     print(f"live_peak={live_peak}", flush=True)

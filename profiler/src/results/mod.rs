@@ -109,8 +109,11 @@ pub struct Run {
     pub live_tasks_peak: Option<u64>,
     /// The moment of highest RSS that was seen; `None` when the program ended before it was looked at.
     pub peak: Option<Peak>,
-    /// RSS over time, as polled.
+    /// RSS over time, and its composition.
     pub timeline: Vec<TimelinePoint>,
+    /// What the program did when; empty for a command that does not say.
+    #[serde(default)]
+    pub phases: Vec<Phase>,
     /// Every process of the tree.
     pub processes: Vec<Process>,
     /// perf counters of the tree.
@@ -251,10 +254,28 @@ pub struct Region {
 pub struct TimelinePoint {
     /// Seconds after exec.
     pub seconds: f64,
-    /// RSS of the tree as `statm` gives it.
+    /// RSS of the tree: the sum of `classes`, or what `statm` says where there are none.
     pub rss_bytes: u64,
-    /// By class, where a scan was made at this moment.
+    /// By class, where pages were looked at.
     pub classes: Option<Classes>,
+    /// Kernel stacks and page tables, where pages were looked at.
+    #[serde(default)]
+    pub kernel_bytes: Option<u64>,
+    /// By how much RSS moved while the pages of the running tree were looked at; 0 where it stood still
+    /// or the page ledger had kept them.
+    #[serde(default)]
+    pub spread_bytes: u64,
+}
+
+/// A part of the run of a benchmark program.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Phase {
+    /// `start` (of the runtime), `launch` (of the tasks), `plateau` (all tasks wait), `exit`.
+    pub name: String,
+    /// Seconds after exec.
+    pub from_seconds: f64,
+    /// Seconds after exec.
+    pub to_seconds: f64,
 }
 
 /// One process of the tree.

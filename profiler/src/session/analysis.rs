@@ -5,14 +5,37 @@ use std::collections::HashMap;
 
 use crate::{
     classify::{
+        Classes,
         compose::{Composition, compose},
         runtime::Image,
     },
     events::{Call, Event},
+    kernel_memory::Kernel,
     regions::{ProcessTree, compare},
     residency::Snapshot,
     results::EventCounts,
 };
+
+/// What a composition comes to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Composed {
+    /// RSS in bytes, the sum of the classes.
+    pub rss_bytes: u64,
+    /// RSS by class.
+    pub classes: Classes,
+    /// Kernel memory, as far as `/proc` tells, in bytes.
+    pub kernel_bytes: u64,
+}
+
+impl From<&Composition> for Composed {
+    fn from(composition: &Composition) -> Composed {
+        Composed {
+            rss_bytes: composition.rss_bytes,
+            classes: composition.classes,
+            kernel_bytes: Kernel::from_proc(composition).total(),
+        }
+    }
+}
 
 /// What has been learnt so far.
 #[derive(Debug)]
@@ -68,8 +91,8 @@ impl Analysis {
     }
 
     /// Takes a snapshot: holds the region maps against it, repairs them where events were lost, and
-    /// classifies every resident page. Returns the composition's RSS by class.
-    pub fn snapshot(&mut self, snapshot: &Snapshot) -> crate::classify::Classes {
+    /// classifies every resident page.
+    pub fn snapshot(&mut self, snapshot: &Snapshot) -> Composed {
         self.counts.scans += 1;
         let mut disagreeing_bytes = 0;
         for process in &snapshot.processes {
@@ -80,7 +103,7 @@ impl Analysis {
         self.counts.disagreeing_bytes += disagreeing_bytes;
         self.counts.disagreeing_scans += u64::from(disagreeing_bytes > 0);
         let composition = compose(snapshot, &self.tree, &self.images);
-        let classes = composition.classes;
+        let composed = Composed::from(&composition);
         if self
             .best
             .as_ref()
@@ -88,7 +111,13 @@ impl Analysis {
         {
             self.best = Some(composition);
         }
-        classes
+        composed
+    }
+
+    /// Classifies the pages of a running tree. Nothing is learnt from them: they are not those of one
+    /// moment.
+    pub fn glance(&self, snapshot: &Snapshot) -> Composed {
+        Composed::from(&compose(snapshot, &self.tree, &self.images))
     }
 }
 

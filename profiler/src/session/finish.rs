@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, time::SystemTime};
 
 use anyhow::Result;
 
-use super::{follow::Ended, job::Job, limits, outcome::judge};
+use super::{follow::Ended, job::Job, limits, outcome::judge, timeline};
 use crate::{
     classify::{
         Leaf,
@@ -57,6 +57,12 @@ pub(super) fn run(ended: Ended, job: &Job, started: SystemTime) -> Result<Run> {
         wall_seconds,
         frozen_seconds: ended.frozen.as_secs_f64(),
         launch_seconds: ended.alive_ns.map(seconds),
+        phases: timeline::phases(
+            ended.launch_ns.map(seconds),
+            ended.alive_ns.map(seconds),
+            job.contract.map(|contract| contract.seconds),
+            wall_seconds,
+        ),
         live_tasks_peak: ended.words.live_peak,
         processes: processes(&ended.analysis),
         peak: ended.analysis.best.as_ref().map(|best| {
@@ -103,6 +109,7 @@ pub fn unmeasured(job: &Job, started: SystemTime, outcome: Outcome, reason: Opti
         live_tasks_peak: None,
         peak: None,
         timeline: Vec::new(),
+        phases: Vec::new(),
         processes: Vec::new(),
         counters: Counters::default(),
         events: EventCounts::default(),

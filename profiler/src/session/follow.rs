@@ -22,8 +22,14 @@ use tokio::{
 };
 
 use super::{
-    EventLog, SessionError, analysis::Analysis, at_peak::AtPeak, image, job::Job, outcome::Words,
+    EventLog, SessionError,
+    analysis::{Analysis, Composed},
+    at_peak::AtPeak,
+    image,
+    job::Job,
+    outcome::{Word, Words},
     record,
+    timeline::{self, Due, Timeline},
 };
 use crate::{
     events::{Call, Event, decode::decode, log::Entry},
@@ -34,7 +40,7 @@ use crate::{
     peak::ScanPolicy,
     probes::{attach::Probes, counters::TreeCounters},
     residency::{
-        Method, StatmReader,
+        Method, Snapshot, StatmReader,
         hidden_growth::HiddenGrowth,
         scan::{self, scan_tree},
         vm_hwm_bytes,
@@ -48,8 +54,6 @@ const POLL: Duration = Duration::from_millis(10);
 const POLLS_PER_HIGH_WATER_MARK: u32 = 5;
 /// How long the target may take to stand still.
 const FREEZE_TIMEOUT: Duration = Duration::from_secs(10);
-/// Points of a timeline; past that, every second one is dropped and half as many are taken.
-const TIMELINE_POINTS: usize = 1000;
 
 /// A target on its way.
 pub(super) struct Following<'a> {
@@ -73,8 +77,9 @@ pub(super) struct Following<'a> {
     frozen: Duration,
     timeline: Timeline,
     words: Words,
-    /// `CLOCK_MONOTONIC` in ns at the first exec and at the word that all tasks are alive.
+    /// `CLOCK_MONOTONIC` in ns at the first exec, and at the words that tasks are coming and are alive.
     exec_ns: Option<u64>,
+    launch_ns: Option<u64>,
     alive_ns: Option<u64>,
     warnings: Vec<String>,
     environment: &'a [(String, String)],
@@ -90,6 +95,7 @@ pub(super) struct Ended {
     pub timeline: Vec<TimelinePoint>,
     pub words: Words,
     pub exec_ns: u64,
+    pub launch_ns: Option<u64>,
     pub alive_ns: Option<u64>,
     pub exit_ns: u64,
     /// Exit status, 128 + signal number when a signal ended it.
@@ -141,9 +147,10 @@ impl<'a> Following<'a> {
             high_water_marks: HashMap::new(),
             polls: 0,
             frozen: Duration::ZERO,
-            timeline: Timeline::default(),
+            timeline: Timeline::new(),
             words: Words::default(),
             exec_ns: None,
+            launch_ns: None,
             alive_ns: None,
             warnings,
             environment: &job.environment,
@@ -164,8 +171,11 @@ impl<'a> Following<'a> {
                 Next::Ring => self.drain()?,
                 Next::Tick => self.tick()?,
                 Next::Stdout(line) => {
-                    if self.words.stdout(&line) {
-                        self.alive_ns = Some(monotonic_ns());
+                    let now = monotonic_ns();
+                    match self.words.stdout(&line) {
+                        Some(Word::Launch) => self.launch_ns = Some(now),
+                        Some(Word::Alive) => self.alive_ns = Some(now),
+                        None => {}
                     }
                 }
                 Next::Stderr(line) => {
@@ -271,17 +281,49 @@ impl<'a> Following<'a> {
             self.read_high_water_marks(&alive);
         }
         self.polls += 1;
-        let classes = if at_most > 0 && self.policy.polled(now, at_most) {
-            self.scan(now, at_most)?
+        let point = if at_most > 0 && self.policy.polled(now, at_most) {
+            let composed = self.scan(now, at_most)?;
+            composed.map(|composed| timeline::point(now.as_secs_f64(), &composed, 0))
         } else {
-            None
+            match self.timeline.due(now) {
+                Due::Nothing => return Ok(()),
+                Due::Composition if polled > 0 => Some(self.glance(now, &alive, polled)),
+                Due::Composition | Due::Rss => None,
+            }
         };
-        self.timeline.push(TimelinePoint {
+        self.timeline.push(point.unwrap_or(TimelinePoint {
             seconds: now.as_secs_f64(),
             rss_bytes: polled,
-            classes,
-        });
+            classes: None,
+            kernel_bytes: None,
+            spread_bytes: 0,
+        }));
         Ok(())
+    }
+
+    /// Looks at the pages of the running tree, for the timeline.
+    fn glance(&mut self, now: Duration, alive: &[u32], polled: u64) -> TimelinePoint {
+        let began = std::time::Instant::now();
+        let processes: Vec<_> = alive
+            .iter()
+            // One that is gone has no pages.
+            .filter_map(|&tgid| scan::glance(tgid, self.method).ok())
+            .collect();
+        if let Some(at_peak) = &mut self.at_peak {
+            for process in &processes {
+                at_peak.maps(process.tgid, &process.vmas);
+            }
+        }
+        let snapshot = Snapshot {
+            taken_ns: 0,
+            method: self.method,
+            processes,
+        };
+        let analysis = self.analysis.as_ref().expect("set before the loop");
+        let composed = analysis.glance(&snapshot);
+        let after: u64 = alive.iter().map(|&tgid| self.poll_rss(tgid)).sum();
+        self.timeline.looked(now, began.elapsed());
+        timeline::point(now.as_secs_f64(), &composed, after.abs_diff(polled))
     }
 
     /// Processes that are alive and have executed their image.
@@ -338,7 +380,7 @@ impl<'a> Following<'a> {
     }
 
     /// Stops the tree, scans it, lets it go on, and only then classifies what was found.
-    fn scan(&mut self, now: Duration, polled: u64) -> Result<Option<crate::results::Classes>> {
+    fn scan(&mut self, now: Duration, polled: u64) -> Result<Option<Composed>> {
         let began = std::time::Instant::now();
         let frozen = match self.group.freeze(FREEZE_TIMEOUT) {
             Ok(frozen) => frozen,
@@ -393,13 +435,13 @@ impl<'a> Following<'a> {
         };
         self.policy
             .scanned(now + cost, cost + thawing, polled, snapshot.rss_bytes());
-        let classes = self
+        let composed = self
             .analysis
             .as_mut()
             .expect("set before the loop")
             .snapshot(&snapshot);
         record(&mut self.event_log, &Entry::Snapshot(snapshot))?;
-        Ok(Some(classes))
+        Ok(Some(composed))
     }
 
     fn warn_once(&mut self, warning: String) {
@@ -433,14 +475,23 @@ impl<'a> Following<'a> {
             )),
             _ => None,
         };
+        let peak = ledger
+            .as_ref()
+            .filter(|ledger| ledger.composed)
+            .and(analysis.best.as_ref())
+            .map(|best| {
+                let seconds = best.taken_ns.saturating_sub(exec_ns) as f64 / 1e9;
+                timeline::point(seconds, &best.into(), 0)
+            });
         Ok(Ended {
             ledger,
             analysis,
             high_water_marks: self.high_water_marks,
             frozen: self.frozen,
-            timeline: self.timeline.points,
+            timeline: self.timeline.finish(peak),
             words: self.words,
             exec_ns,
+            launch_ns: self.launch_ns,
             alive_ns: self.alive_ns,
             exit_ns,
             exit_status: match status {
@@ -489,33 +540,6 @@ impl MapsPolicy {
     fn read(&mut self, began: std::time::Instant, cost: Duration) {
         self.wanted = false;
         self.not_before = Some(began + (cost * 20).max(POLL));
-    }
-}
-
-/// RSS over time, thinned out as it grows. Points with a composition are kept.
-#[derive(Default)]
-struct Timeline {
-    points: Vec<TimelinePoint>,
-    stride: u32,
-    skipped: u32,
-}
-
-impl Timeline {
-    fn push(&mut self, point: TimelinePoint) {
-        self.skipped += 1;
-        if point.classes.is_none() && self.skipped < self.stride {
-            return;
-        }
-        self.skipped = 0;
-        self.points.push(point);
-        if self.points.len() > TIMELINE_POINTS {
-            self.stride = self.stride.max(1) * 2;
-            let mut index = 0;
-            self.points.retain(|point| {
-                index += 1;
-                point.classes.is_some() || index % 2 == 0
-            });
-        }
     }
 }
 
@@ -661,42 +685,5 @@ impl Ended {
     /// Puts the result together.
     pub fn into_run(self, job: &Job, started: SystemTime) -> Result<crate::results::Run> {
         super::finish::run(self, job, started)
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_long_timeline_is_thinned_but_keeps_its_compositions() {
-        let mut timeline = Timeline::default();
-        for index in 0..10_000_u32 {
-            let classes = (index % 1000 == 0).then(Default::default);
-            timeline.push(TimelinePoint {
-                seconds: f64::from(index),
-                rss_bytes: 0,
-                classes,
-            });
-        }
-        assert!(
-            timeline.points.len() <= TIMELINE_POINTS + 1,
-            "{}",
-            timeline.points.len()
-        );
-        assert!(
-            timeline.points.len() > TIMELINE_POINTS / 4,
-            "{}",
-            timeline.points.len()
-        );
-        assert_eq!(
-            timeline
-                .points
-                .iter()
-                .filter(|point| point.classes.is_some())
-                .count(),
-            10
-        );
-        assert!(timeline.points.is_sorted_by(|a, b| a.seconds < b.seconds));
     }
 }

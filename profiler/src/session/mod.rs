@@ -12,6 +12,7 @@ mod ledger;
 pub mod limits;
 pub mod outcome;
 pub mod replay;
+mod timeline;
 
 use std::{
     ffi::OsString,

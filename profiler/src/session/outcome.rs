@@ -3,7 +3,16 @@
 use super::job::Contract;
 use crate::{results::Outcome, units::thousands};
 
-/// What a program wrote that matters to us: the lines `alive=N` and `live_peak=N` of the contract.
+/// A word of the program that marks a moment.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Word {
+    /// `launch=N`: its runtime has started, tasks come next.
+    Launch,
+    /// The first `alive=N`: all tasks are alive now.
+    Alive,
+}
+
+/// What a program wrote that matters to us: the lines of the contract.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Words {
     /// The first `alive=N`: all tasks are alive now.
@@ -15,17 +24,20 @@ pub struct Words {
 }
 
 impl Words {
-    /// Takes a line of stdout. True when it is the first word that the tasks are alive.
-    pub fn stdout(&mut self, line: &str) -> bool {
-        if let Some(count) = line.trim().strip_prefix("live_peak=") {
-            self.live_peak = count.parse().ok();
-        } else if let Some(count) = line.trim().strip_prefix("alive=")
-            && self.alive.is_none()
-        {
-            self.alive = count.parse().ok();
-            return self.alive.is_some();
+    /// Takes a line of stdout.
+    pub fn stdout(&mut self, line: &str) -> Option<Word> {
+        let (name, count) = line.trim().split_once('=')?;
+        let count = count.parse().ok();
+        match name {
+            "live_peak" => self.live_peak = count,
+            "launch" => return count.map(|_| Word::Launch),
+            "alive" if self.alive.is_none() => {
+                self.alive = count;
+                return count.map(|_| Word::Alive);
+            }
+            _ => {}
         }
-        false
+        None
     }
 
     /// Takes a line of stderr. What Rust's panics add in the end ("note: run with …") is no reason.
@@ -154,10 +166,11 @@ mod tests {
     #[test]
     fn the_words_of_the_contract_are_found_among_others() {
         let mut words = Words::default();
-        assert!(!words.stdout("warming up"));
-        assert!(words.stdout("alive=10000\n"));
-        assert!(!words.stdout("alive=10000"));
-        assert!(!words.stdout("live_peak=10000"));
+        assert_eq!(words.stdout("warming up"), None);
+        assert_eq!(words.stdout("launch=10000"), Some(Word::Launch));
+        assert_eq!(words.stdout("alive=10000\n"), Some(Word::Alive));
+        assert_eq!(words.stdout("alive=10000"), None);
+        assert_eq!(words.stdout("live_peak=10000"), None);
         words.stderr("failed at 7: no luck");
         words.stderr("   ");
         words.stderr(

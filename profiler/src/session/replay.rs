@@ -7,12 +7,12 @@ use std::{
 
 use anyhow::{Context, Result, bail};
 
-use super::{analysis::Analysis, finish, follow::Ended, job::Job, outcome::Words};
+use super::{analysis::Analysis, finish, follow::Ended, job::Job, outcome::Words, timeline};
 use crate::{
     classify::runtime::Image,
     events::{Call, log::Entry},
     residency::Snapshot,
-    results::{Counters, Run, TimelinePoint},
+    results::{Counters, Run},
 };
 
 /// Drives the analysis with what was recorded. `job` says what was run.
@@ -47,11 +47,8 @@ pub fn replay(log: Vec<Entry<Snapshot>>, job: &Job) -> Result<Run> {
                 }
                 let began_ns = exec_ns.context("a scan before the first exec")?;
                 let after = Duration::from_nanos(snapshot.taken_ns.saturating_sub(began_ns));
-                timeline.push(TimelinePoint {
-                    seconds: after.as_secs_f64(),
-                    rss_bytes: snapshot.rss_bytes(),
-                    classes: Some(analysis.snapshot(&snapshot)),
-                });
+                let composed = analysis.snapshot(&snapshot);
+                timeline.push(timeline::point(after.as_secs_f64(), &composed, 0));
             }
         }
     }
@@ -62,6 +59,7 @@ pub fn replay(log: Vec<Entry<Snapshot>>, job: &Job) -> Result<Run> {
         timeline,
         words: Words::default(),
         exec_ns: exec_ns.unwrap_or(last_ns),
+        launch_ns: None,
         alive_ns: None,
         exit_ns: last_ns,
         exit_status: 0,

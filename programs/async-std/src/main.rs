@@ -13,6 +13,7 @@ fn main() {
     };
     task::block_on(async {
         let mut handles = Vec::with_capacity(tasks);
+        println!("launch={tasks}");
         for _ in 0..tasks {
             handles.push(task::spawn(async move {
                 enter(tasks);

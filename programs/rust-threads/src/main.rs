@@ -11,6 +11,7 @@ fn main() {
         exit(2);
     };
     let mut handles = Vec::with_capacity(tasks);
+    println!("launch={tasks}");
     for started in 0..tasks {
         // `thread::spawn` would panic where we want the operating system's reason.
         let spawned = thread::Builder::new().spawn(move || {

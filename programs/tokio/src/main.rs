@@ -13,6 +13,7 @@ async fn main() {
         exit(2);
     };
     let mut handles = Vec::with_capacity(tasks);
+    println!("launch={tasks}");
     for _ in 0..tasks {
         handles.push(tokio::spawn(async move {
             enter(tasks);
