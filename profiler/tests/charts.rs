@@ -5,7 +5,7 @@ mod sample;
 use std::path::{Path, PathBuf};
 
 use profiler::charts::{self, ChartError};
-use profiler::results::{Classes, Outcome, Results};
+use profiler::results::{Classes, Outcome, Phase, Results, Run, TimelinePoint};
 
 /// Where the pictures of a test stay, to be looked at.
 fn pictures(name: &str) -> PathBuf {
@@ -418,4 +418,115 @@ fn a_directory_that_is_not_there_is_an_error() {
     // A file system that is full at the first byte.
     let full = charts::draw_all(&sample::one_run(), Path::new("/dev/full"));
     assert!(full.is_err());
+}
+
+/// A run that rises to 30 MiB in its launch, of which 20 MiB are heap, and rests there.
+fn with_a_timeline() -> Results {
+    let mut results = sample::results();
+    let run = results
+        .runs
+        .iter_mut()
+        .find(|run| run.program == "tokio" && run.tasks == Some(100_000))
+        .unwrap();
+    let point = |seconds, heap: u64, runtime: u64, spread: u64| TimelinePoint {
+        seconds,
+        rss_bytes: (heap + runtime) << 20,
+        classes: Some(Classes {
+            heap: heap << 20,
+            runtime: runtime << 20,
+            ..Classes::default()
+        }),
+        kernel_bytes: Some(5 << 20),
+        spread_bytes: spread << 20,
+    };
+    run.timeline = vec![
+        point(0.0, 1, 2, 0),
+        point(1.0, 20, 10, 3),
+        point(10.0, 20, 10, 0),
+    ];
+    run.wall_seconds = 11.0;
+    let phase = |name: &str, from_seconds, to_seconds| Phase {
+        name: name.to_owned(),
+        from_seconds,
+        to_seconds,
+    };
+    run.phases = vec![
+        phase("start", 0.0, 0.01),
+        phase("launch", 0.01, 1.0),
+        phase("plateau", 1.0, 10.0),
+        phase("exit", 10.0, 11.0),
+    ];
+    let peak = run.peak.as_mut().unwrap();
+    peak.rss_bytes = 30 << 20;
+    peak.classes = run.timeline[1].classes.unwrap();
+    peak.at_seconds = 1.0;
+    results
+}
+
+#[test]
+fn a_timeline_stacks_its_classes_and_names_its_phases() {
+    let results = with_a_timeline();
+    charts::draw_all(&results, &pictures("timeline")).unwrap();
+    let svg = svg_of(&results, "timelines/tokio-100000");
+    assert!(
+        svg.contains(
+            "Rust tokio, 100,000 tasks: 30.0 MiB at the peak after 1.0 s, 67 % of it heap"
+        )
+    );
+    let words: Vec<&str> = svg
+        .lines()
+        .filter(|line| line.starts_with("<text"))
+        .map(content)
+        .collect();
+    for word in [
+        "launch",
+        "plateau",
+        "peak 30.0 MiB",
+        "seconds after exec",
+        "heap",
+        "runtime",
+    ] {
+        assert!(words.contains(&word), "{word} is missing of {words:?}");
+    }
+    // 10 ms of eleven seconds have no room for a name, but stand in words.
+    assert!(!words.contains(&"start"));
+    assert!(svg.contains("start 10 ms, launch 990 ms, plateau 9.0 s, exit 1.0 s"));
+    assert!(svg.contains("RSS moved by up to 3.0 MiB meanwhile"));
+    // No stacks, so neither an area nor a legend for them.
+    assert!(!words.contains(&"stacks"));
+    let areas: Vec<&str> = svg
+        .lines()
+        .filter(|line| line.starts_with("<polygon"))
+        .map(|line| attribute(line, "fill"))
+        .collect();
+    assert_eq!(areas, [RSS[1], RSS[2]]);
+    // The top of the stack is at its highest where 30 MiB are on the axis.
+    let dot = svg
+        .lines()
+        .find(|line| line.starts_with("<circle"))
+        .map(|line| number(line, "cy"))
+        .unwrap();
+    let top = svg
+        .lines()
+        .filter(|line| line.starts_with("<polygon"))
+        .flat_map(|line| attribute(line, "points").split_whitespace())
+        .filter_map(|point| point.split_once(',')?.1.parse().ok())
+        .fold(f64::INFINITY, f64::min);
+    assert!((dot - top).abs() <= 1.0, "{dot} {top}");
+}
+
+#[test]
+fn a_run_that_was_looked_at_once_has_no_timeline() {
+    let mut results = with_a_timeline();
+    for run in &mut results.runs {
+        run.timeline.truncate(1);
+        assert!(charts::timeline_of(&results_of(run), run).is_none());
+    }
+}
+
+fn results_of(run: &Run) -> Results {
+    Results {
+        runs: vec![run.clone()],
+        ..sample::results()
+    }
 }

@@ -3,7 +3,7 @@
 use plotters::style::text_anchor::HPos;
 
 use crate::results::summary::Cell;
-use crate::results::{Peak, Results};
+use crate::results::{Host, Peak, Results, Run};
 use crate::units::{MIB, human, thousands};
 
 use super::drawing::{self, Area, Block, Drawn, Figure, Fill, Paragraph, Space};
@@ -23,13 +23,8 @@ pub struct Heading {
     pub explanations: Vec<String>,
 }
 
-/// The figure of `body` between its heading and the circumstances of `results` and `cells`.
-pub fn figure<'a>(
-    heading: &Heading,
-    body: Vec<Box<dyn Block + 'a>>,
-    results: &Results,
-    cells: &[&Cell],
-) -> Figure {
+/// The figure of `body` between its heading and `facts`, its circumstances.
+pub fn figure<'a>(heading: &Heading, body: Vec<Box<dyn Block + 'a>>, facts: &[String]) -> Figure {
     let mut blocks: Vec<Box<dyn Block + 'a>> = vec![
         Box::new(Space(MARGIN)),
         paragraph(TITLE, &heading.finding, 3),
@@ -41,7 +36,6 @@ pub fn figure<'a>(
         blocks.push(paragraph(EXPLANATION, explanation, 3));
     }
     blocks.extend(body);
-    let facts = circumstances(results, cells);
     let facts: Vec<&str> = facts.iter().map(String::as_str).collect();
     blocks.push(Box::new(Rule));
     blocks.push(Box::new(Paragraph {
@@ -146,9 +140,8 @@ pub fn label_at(labels: &[(f64, String)], value: f64) -> String {
     found.map(|(_, label)| label.clone()).unwrap_or_default()
 }
 
-/// Everything that a reader must know to compare the figure with another.
-fn circumstances(results: &Results, cells: &[&Cell]) -> Vec<String> {
-    let host = &results.host;
+/// Everything that a reader must know to compare the figure of `cells` with another.
+pub fn circumstances(results: &Results, cells: &[&Cell]) -> Vec<String> {
     let runs: Vec<_> = cells.iter().map(|cell| cell.run()).collect();
     let peaks: Vec<&Peak> = cells
         .iter()
@@ -177,6 +170,47 @@ fn circumstances(results: &Results, cells: &[&Cell]) -> Vec<String> {
     tiers.sort_unstable();
     tiers.dedup();
 
+    let mut facts = of_host(&results.host);
+    facts.push(match seconds.as_slice() {
+        [] => format!("N = {}", counts.join(", ")),
+        seconds => format!("N = {}, {} each", counts.join(", "), seconds.join(" or ")),
+    });
+    facts.push(
+        match cells.iter().map(|cell| cell.repeats()).max().unwrap_or(0) {
+            0 | 1 => "1 run each".to_owned(),
+            repeats => format!("median of {repeats} runs, whiskers from least to greatest"),
+        },
+    );
+    if let Some(bound) = peaks.iter().map(|peak| peak.error_bound_bytes).max() {
+        facts.push(exactness(&tiers.join(", "), bound));
+    }
+    match days.as_slice() {
+        [] => {}
+        [day] => facts.push((*day).to_owned()),
+        [first, .., last] => facts.push(format!("{first} to {last}")),
+    }
+    facts.push(format!("profiler {}", results.host.profiler_version));
+    facts
+}
+
+/// As [`circumstances`], of a single run.
+pub fn circumstances_of_run(results: &Results, run: &Run) -> Vec<String> {
+    let mut facts = of_host(&results.host);
+    facts.insert(0, run.version.clone());
+    if let (Some(tasks), Some(seconds)) = (run.tasks, run.task_seconds) {
+        facts.push(format!("N = {}, {seconds} s each", thousands(tasks)));
+    }
+    if let Some(peak) = &run.peak {
+        facts.push(exactness(&peak.tier, peak.error_bound_bytes));
+    }
+    facts.extend(run.started_at.get(..10).map(str::to_owned));
+    facts.push(format!("profiler {}", results.host.profiler_version));
+    facts.retain(|fact| !fact.trim().is_empty());
+    facts
+}
+
+/// The machine.
+fn of_host(host: &Host) -> Vec<String> {
     let mut facts = vec![
         host.cpu.clone(),
         counted(u64::from(host.cpus), "CPU"),
@@ -189,30 +223,18 @@ fn circumstances(results: &Results, cells: &[&Cell]) -> Vec<String> {
         format!("THP {}", host.transparent_hugepages),
     ];
     facts.retain(|fact| !fact.trim().is_empty());
-    facts.push(match seconds.as_slice() {
-        [] => format!("N = {}", counts.join(", ")),
-        seconds => format!("N = {}, {} each", counts.join(", "), seconds.join(" or ")),
-    });
-    facts.push(
-        match cells.iter().map(|cell| cell.repeats()).max().unwrap_or(0) {
-            0 | 1 => "1 run each".to_owned(),
-            repeats => format!("median of {repeats} runs, whiskers from least to greatest"),
-        },
-    );
-    if let Some(bound) = peaks.iter().map(|peak| peak.error_bound_bytes).max() {
-        facts.push(format!(
-            "tier {}: true peaks at most {} higher",
-            tiers.join(", "),
-            human(bound).replace(".0 ", " ")
-        ));
-    }
-    match days.as_slice() {
-        [] => {}
-        [day] => facts.push((*day).to_owned()),
-        [first, .., last] => facts.push(format!("{first} to {last}")),
-    }
-    facts.push(format!("profiler {}", host.profiler_version));
     facts
+}
+
+/// The tier, and how far from the true peak it can be.
+fn exactness(tier: &str, bound_bytes: u64) -> String {
+    match bound_bytes {
+        0 => format!("tier {tier}: the exact peak"),
+        bytes => format!(
+            "tier {tier}: true peak at most {} higher",
+            human(bytes).replace(".0 ", " ")
+        ),
+    }
 }
 
 /// `bytes` in MiB, without the unit: `46.2`, and from a thousand on `1,163`.

@@ -8,14 +8,17 @@ mod scaling;
 mod style;
 mod tasks;
 mod text;
+mod timeline;
 
+use std::collections::BTreeMap;
+use std::io;
 use std::path::{Path, PathBuf};
 
 use thiserror::Error;
 
-use crate::results::Results;
 use crate::results::store::{StoreError, write_atomically};
 use crate::results::summary::{cells, task_counts};
+use crate::results::{Outcome, Results, Run};
 
 pub use drawing::Figure;
 
@@ -25,15 +28,22 @@ pub enum ChartError {
     /// The file could not be written; the figures before it were.
     #[error("a chart could not be saved")]
     Save(#[from] StoreError),
+    /// The folder for it could not be made.
+    #[error("a folder for charts could not be made")]
+    Folder(#[source] io::Error),
     /// The renderer refused the figure.
     #[error("a chart could not be rendered: {0}")]
     Render(String),
 }
 
+/// Folder of the timelines, beside the other figures.
+const TIMELINES: &str = "timelines";
+
 /// Every figure that `results` have the figures for, with the file name it goes by, without extension.
 ///
-/// `tasks-<N>` for each N, and `scaling` when there is more than one. Runs that are not of a benchmark
-/// program (no N) are not drawn.
+/// `tasks-<N>` for each N, `scaling` when there is more than one, and `timelines/<program>-<N>` of the
+/// first run of each program at the largest N that it completed. Runs that are not of a benchmark program
+/// (no N) are not drawn; [`timeline_of`] draws any.
 pub fn figures(results: &Results) -> Vec<(String, Figure)> {
     let cells = cells(results);
     let counts = task_counts(results);
@@ -49,14 +59,35 @@ pub fn figures(results: &Results) -> Vec<(String, Figure)> {
     if counts.len() > 1 {
         figures.push(("scaling".to_owned(), scaling::figure(results, &cells)));
     }
+    let mut longest: BTreeMap<&str, &Run> = BTreeMap::new();
+    for run in &results.runs {
+        let known = longest.get(run.program.as_str());
+        if run.outcome == Outcome::Completed && known.is_none_or(|known| known.tasks < run.tasks) {
+            longest.insert(&run.program, run);
+        }
+    }
+    for (program, run) in longest {
+        if let (Some(tasks), Some(figure)) = (run.tasks, timeline_of(results, run)) {
+            figures.push((format!("{TIMELINES}/{program}-{tasks}"), figure));
+        }
+    }
     figures
+}
+
+/// One run over time; `None` when it was too short to be looked at twice.
+pub fn timeline_of(results: &Results, run: &Run) -> Option<Figure> {
+    timeline::figure(results, run)
 }
 
 /// Draws every figure of `results` into `directory`, which must exist, as `.svg` and `.png`. Returns
 /// the files written. Each file is replaced whole or not at all.
 pub fn draw_all(results: &Results, directory: &Path) -> Result<Vec<PathBuf>, ChartError> {
     let mut written = Vec::new();
-    for (name, figure) in figures(results) {
+    let figures = figures(results);
+    if figures.iter().any(|(name, _)| name.starts_with(TIMELINES)) {
+        make_folder(&directory.join(TIMELINES)).map_err(ChartError::Folder)?;
+    }
+    for (name, figure) in figures {
         for (extension, bytes) in [
             ("svg", figure.svg.clone().into_bytes()),
             ("png", figure.png()?),
@@ -67,4 +98,12 @@ pub fn draw_all(results: &Results, directory: &Path) -> Result<Vec<PathBuf>, Cha
         }
     }
     Ok(written)
+}
+
+/// Its parent must be there.
+fn make_folder(path: &Path) -> io::Result<()> {
+    match std::fs::create_dir(path) {
+        Err(error) if error.kind() != io::ErrorKind::AlreadyExists => Err(error),
+        _ => Ok(()),
+    }
 }

@@ -9,6 +9,7 @@ use std::{
 use anyhow::{Context, Result};
 use clap::Args;
 use profiler::{
+    charts,
     launch::held::Identity,
     probes::tier::Tier,
     report::{self, Colour},
@@ -23,9 +24,10 @@ const OWN_FAILURE: u8 = 125;
 
 #[derive(Args)]
 pub struct Arguments {
-    /// Write the result as JSON to this file
-    #[arg(short, long, value_name = "FILE.json")]
-    output: Option<PathBuf>,
+    /// Write the result to this file: as JSON (.json), or memory over time as a chart (.svg, .png);
+    /// may be given several times
+    #[arg(short, long, value_name = "FILE", value_parser = parse_output)]
+    output: Vec<Output>,
 
     /// How resident pages are followed: A or B keep a page ledger in the kernel (exact peak), C scans
     /// the program as it grows; the default is the best that this kernel allows
@@ -47,7 +49,7 @@ pub struct Arguments {
 
 pub fn execute(arguments: Arguments) -> Result<u8, Failure> {
     let own = |error: anyhow::Error| Failure::new(OWN_FAILURE, error);
-    if let Some(path) = &arguments.output {
+    for Output { path, .. } in &arguments.output {
         store::ensure_writable(directory(path), owner()).map_err(|error| own(error.into()))?;
     }
     let job = match &arguments.job {
@@ -67,10 +69,35 @@ pub fn execute(arguments: Arguments) -> Result<u8, Failure> {
     if job.contract.is_none() {
         eprint!("{}", report::run_report(&run, Colour::for_stderr()));
     }
-    if let Some(path) = &arguments.output {
-        write(run, path).map_err(own)?;
+    if !arguments.output.is_empty() {
+        write(run, &arguments.output).map_err(own)?;
     }
     Ok(exit_status)
+}
+
+/// A file to write, in the format that its extension says.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Output {
+    path: PathBuf,
+    format: Format,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Format {
+    Json,
+    Svg,
+    Png,
+}
+
+fn parse_output(name: &str) -> Result<Output, String> {
+    let path = PathBuf::from(name);
+    let format = match path.extension().and_then(|extension| extension.to_str()) {
+        Some("json") => Format::Json,
+        Some("svg") => Format::Svg,
+        Some("png") => Format::Png,
+        _ => return Err("expected a name that ends in .json, .svg or .png".into()),
+    };
+    Ok(Output { path, format })
 }
 
 fn parse_tier(name: &str) -> Result<Tier, String> {
@@ -94,13 +121,33 @@ fn directory(path: &Path) -> &Path {
     }
 }
 
-fn write(run: Run, path: &Path) -> Result<()> {
+fn write(run: Run, outputs: &[Output]) -> Result<()> {
     let results = Results {
         schema_version: SCHEMA_VERSION,
         host: host::read(),
         runs: vec![run],
     };
-    store::write(&results, path, owner())?;
+    // What was measured first, what is drawn from it after.
+    for Output { path, .. } in outputs.iter().filter(|it| it.format == Format::Json) {
+        store::write(&results, path, owner())?;
+    }
+    for Output { path, format } in outputs {
+        if *format == Format::Json {
+            continue;
+        }
+        let Some(figure) = charts::timeline_of(&results, &results.runs[0]) else {
+            eprintln!(
+                "warning: {} is not drawn: the command ended before it was looked at twice",
+                path.display()
+            );
+            continue;
+        };
+        let bytes = match format {
+            Format::Svg => figure.svg.into_bytes(),
+            _ => figure.png()?,
+        };
+        store::write_atomically(path, &bytes, owner())?;
+    }
     Ok(())
 }
 

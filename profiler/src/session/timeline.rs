@@ -109,11 +109,12 @@ pub(super) fn phases(
     let (Some(alive), Some(task_seconds)) = (alive_s, task_seconds) else {
         return Vec::new();
     };
-    // The last task was started when all were alive, so it is the last to end.
-    let end = (alive + task_seconds).min(wall_seconds);
+    let launch = launch_s.unwrap_or(0.0).min(alive);
+    // The first tasks end so long after they were started.
+    let end = (launch + task_seconds).clamp(alive, wall_seconds.max(alive));
     let bounds = [
         ("start", 0.0),
-        ("launch", launch_s.unwrap_or(0.0).min(alive)),
+        ("launch", launch),
         ("plateau", alive),
         ("exit", end),
         ("", wall_seconds),
@@ -199,10 +200,15 @@ mod tests {
             all.windows(2)
                 .all(|pair| pair[0].to_seconds == pair[1].from_seconds)
         );
-        assert_eq!(all[3].to_seconds, 3.0);
+        assert_eq!((all[3].from_seconds, all[3].to_seconds), (1.5, 3.0));
+        // The launch took longer than a task waits: there was no moment of rest.
+        assert_eq!(
+            names_of(&phases(Some(0.1), Some(2.0))),
+            ["start", "launch", "exit"]
+        );
         // A program that does not say when it begins, and one whose tasks never were alive.
         assert_eq!(
-            names_of(&phases(None, Some(1.0))),
+            names_of(&phases(None, Some(0.5))),
             ["launch", "plateau", "exit"]
         );
         assert_eq!(phases(Some(0.5), None), []);

@@ -292,7 +292,10 @@ impl Sample {
                 seconds: 0.5,
                 rss_bytes: 4096,
                 classes: None,
+                kernel_bytes: None,
+                spread_bytes: 0,
             }],
+            phases: Vec::new(),
             processes: vec![Process {
                 tgid: 4711,
                 parent: None,

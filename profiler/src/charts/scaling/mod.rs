@@ -76,7 +76,7 @@ pub fn figure(results: &Results, cells: &[Cell]) -> Figure {
     }
     body.push(Box::new(Space(16)));
     let shown: Vec<&Cell> = cells.iter().collect();
-    frame::figure(&heading, body, results, &shown)
+    frame::figure(&heading, body, &frame::circumstances(results, &shown))
 }
 
 /// Axes, lines and labels.

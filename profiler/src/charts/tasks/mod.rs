@@ -61,7 +61,7 @@ pub fn figure(results: &Results, cells: &[Cell], count: u64) -> Figure {
     }
     body.push(Box::new(Rows::new(&shown, cells)));
     body.push(Box::new(Space(20)));
-    frame::figure(&heading, body, results, &shown)
+    frame::figure(&heading, body, &frame::circumstances(results, &shown))
 }
 
 /// The programs under each other.
