@@ -202,12 +202,20 @@ fn write_kernel(out: &mut String, peak: &Peak, colour: Colour) -> std::fmt::Resu
 fn write_trust(out: &mut String, run: &Run) -> std::fmt::Result {
     writeln!(out)?;
     if let Some(peak) = &run.peak {
-        writeln!(
-            out,
-            "tier {}: the true peak is at most {} higher",
-            peak.tier,
-            human(peak.error_bound_bytes)
-        )?;
+        if peak.tier != "C" && peak.error_bound_bytes == 0 {
+            writeln!(
+                out,
+                "tier {}: the exact peak, {:.3} s after exec",
+                peak.tier, peak.at_seconds
+            )?;
+        } else {
+            writeln!(
+                out,
+                "tier {}: the true peak is at most {} higher",
+                peak.tier,
+                human(peak.error_bound_bytes)
+            )?;
+        }
     }
     let EventCounts {
         seen,

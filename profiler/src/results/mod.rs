@@ -151,8 +151,6 @@ pub struct Ledger {
     pub extra_bytes: u64,
     /// Pages found in no mapping of that moment: they came later, and are left out.
     pub unmapped_bytes: u64,
-    /// Highest RSS of each process.
-    pub processes: Vec<ProcessPeak>,
     /// Candidates for the peak.
     pub candidates: u64,
     /// Removals that were looked at.
@@ -173,17 +171,6 @@ pub struct Ledger {
     pub rescans: u64,
     /// The losses in one sentence; `None`: nothing was lost.
     pub loss: Option<String>,
-}
-
-/// Highest RSS of one process.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
-pub struct ProcessPeak {
-    /// Its thread-group id. A process that exec'd has one entry for each image.
-    pub tgid: u32,
-    /// Bytes.
-    pub rss_bytes: u64,
-    /// Seconds after exec.
-    pub at_seconds: f64,
 }
 
 /// The composition of the tree's memory at the highest RSS that a scan saw.
@@ -279,7 +266,7 @@ pub struct Phase {
 }
 
 /// One process of the tree.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Process {
     /// Its thread-group id.
     pub tgid: u32,
@@ -291,6 +278,15 @@ pub struct Process {
     pub runtime: String,
     /// Its RSS at the tree's peak; 0 when it was not alive then.
     pub rss_bytes_at_peak: u64,
+    /// The same by class.
+    #[serde(default)]
+    pub classes_at_peak: Classes,
+    /// The highest RSS of this process alone, by the page ledger; `None` in tier C.
+    #[serde(default)]
+    pub highest_rss_bytes: Option<u64>,
+    /// When that was, in seconds after the first exec.
+    #[serde(default)]
+    pub highest_at_seconds: Option<f64>,
     /// Most threads alive at once.
     pub threads_peak: u64,
 }

@@ -4,10 +4,10 @@ use std::{collections::BTreeMap, time::SystemTime};
 
 use anyhow::Result;
 
-use super::{follow::Ended, job::Job, limits, outcome::judge, timeline};
+use super::{follow::Ended, job::Job, ledger::Highest, limits, outcome::judge, timeline};
 use crate::{
     classify::{
-        Leaf,
+        Classes, Leaf,
         compose::{ClassifiedRegion, Composition},
     },
     kernel_memory::Kernel,
@@ -64,7 +64,7 @@ pub(super) fn run(ended: Ended, job: &Job, started: SystemTime) -> Result<Run> {
             wall_seconds,
         ),
         live_tasks_peak: ended.words.live_peak,
-        processes: processes(&ended.analysis),
+        processes: processes(&ended.analysis, &ended.highest, seconds),
         peak: ended.analysis.best.as_ref().map(|best| {
             let marks = best
                 .processes
@@ -198,13 +198,23 @@ fn regions(all: &[ClassifiedRegion]) -> Vec<Region> {
     rows
 }
 
-fn processes(analysis: &super::analysis::Analysis) -> Vec<Process> {
+fn processes(
+    analysis: &super::analysis::Analysis,
+    highest: &Highest,
+    seconds: impl Fn(u64) -> f64,
+) -> Vec<Process> {
     let at_peak = analysis
         .best
         .as_ref()
         .map(|best| best.processes.as_slice())
         .unwrap_or_default();
+    let mut classes: BTreeMap<u32, Classes> = BTreeMap::new();
+    for region in analysis.best.iter().flat_map(|best| &best.regions) {
+        let own = classes.entry(region.tgid).or_default();
+        own.add(region.rule.leaf.class(), region.resident_bytes);
+    }
     let row = |process: &crate::regions::Process| {
+        let highest = highest.get(&process.tgid);
         let at_peak = at_peak.iter().find(|(tgid, ..)| *tgid == process.tgid);
         Process {
             tgid: process.tgid,
@@ -214,6 +224,9 @@ fn processes(analysis: &super::analysis::Analysis) -> Vec<Process> {
                 .map_or("not alive at the peak", |(_, _, runtime)| runtime.name())
                 .to_owned(),
             rss_bytes_at_peak: at_peak.map_or(0, |(_, rss, _)| *rss),
+            classes_at_peak: classes.get(&process.tgid).copied().unwrap_or_default(),
+            highest_rss_bytes: highest.map(|&(bytes, _)| bytes),
+            highest_at_seconds: highest.map(|&(_, ns)| seconds(ns)),
             threads_peak: process.threads_peak as u64,
         }
     };

@@ -27,6 +27,7 @@ use super::{
     at_peak::AtPeak,
     image,
     job::Job,
+    ledger::Highest,
     outcome::{Word, Words},
     record,
     timeline::{self, Due, Timeline},
@@ -89,6 +90,8 @@ pub(super) struct Following<'a> {
 pub(super) struct Ended {
     /// What the page ledger found, in tier B.
     pub ledger: Option<crate::results::Ledger>,
+    /// And the highest RSS of each process.
+    pub highest: Highest,
     pub analysis: Analysis,
     pub high_water_marks: HashMap<u32, u64>,
     pub frozen: Duration,
@@ -465,15 +468,13 @@ impl<'a> Following<'a> {
             ));
         }
         let exec_ns = self.exec_ns.unwrap_or(exit_ns);
-        let ledger = match (&self.probes.ledger, self.at_peak) {
-            (Some(probes), Some(at_peak)) => Some(super::ledger::read(
-                probes,
-                at_peak,
-                &mut analysis,
-                self.method,
-                exec_ns,
-            )),
-            _ => None,
+        let (ledger, highest) = match (&self.probes.ledger, self.at_peak) {
+            (Some(probes), Some(at_peak)) => {
+                let (ledger, highest) =
+                    super::ledger::read(probes, at_peak, &mut analysis, self.method, exec_ns);
+                (Some(ledger), highest)
+            }
+            _ => (None, Highest::new()),
         };
         let peak = ledger
             .as_ref()
@@ -485,6 +486,7 @@ impl<'a> Following<'a> {
             });
         Ok(Ended {
             ledger,
+            highest,
             analysis,
             high_water_marks: self.high_water_marks,
             frozen: self.frozen,

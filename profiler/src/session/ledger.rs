@@ -14,6 +14,9 @@ use crate::{
 /// explains it (`SLACK_SHIFT`).
 const SLACK: u64 = 512;
 
+/// The highest RSS of each process, by tgid: bytes, and `CLOCK_MONOTONIC` in ns.
+pub(super) type Highest = HashMap<u32, (u64, u64)>;
+
 /// Reads the ledger after the command has ended. The composition at the peak becomes the best one of
 /// `analysis`, unless a scan found clearly more.
 pub(super) fn read(
@@ -22,7 +25,7 @@ pub(super) fn read(
     analysis: &mut Analysis,
     method: Method,
     exec_ns: u64,
-) -> results::Ledger {
+) -> (results::Ledger, Highest) {
     // Pages first, ledger second: what changes in between has been copied by then.
     let mut present = HashMap::new();
     for space in decode(probes).spaces.iter().filter(|space| space.users > 0) {
@@ -37,15 +40,6 @@ pub(super) fn read(
         highest_bytes: state.highest_pages * PAGE,
         highest_at_seconds: seconds(state.highest_ns),
         composed_bytes: state.candidate_pages * PAGE,
-        processes: ledger
-            .spaces
-            .iter()
-            .map(|space| results::ProcessPeak {
-                tgid: space.tgid,
-                rss_bytes: space.highest_pages * PAGE,
-                at_seconds: seconds(space.highest_ns),
-            })
-            .collect(),
         candidates: u64::from(state.epoch),
         removals: state.removals,
         copies: state.copies,
@@ -72,7 +66,20 @@ pub(super) fn read(
         + account.missing_bytes
         + account.extra_bytes;
     account.loss = loss(&account);
-    account
+    (account, highest(&ledger))
+}
+
+/// A process has had several address spaces if it exec'd.
+fn highest(ledger: &Ledger) -> Highest {
+    let mut highest = Highest::new();
+    for space in &ledger.spaces {
+        let own = (space.highest_pages * PAGE, space.highest_ns);
+        highest
+            .entry(space.tgid)
+            .and_modify(|known| *known = own.max(*known))
+            .or_insert(own);
+    }
+    highest
 }
 
 fn decode(probes: &LedgerProbes) -> Ledger {

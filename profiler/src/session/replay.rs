@@ -54,6 +54,7 @@ pub fn replay(log: Vec<Entry<Snapshot>>, job: &Job) -> Result<Run> {
     }
     let ended = Ended {
         ledger: None,
+        highest: HashMap::new(),
         analysis,
         high_water_marks,
         timeline,

@@ -303,6 +303,9 @@ impl Sample {
                 runtime: "go".to_owned(),
                 rss_bytes_at_peak: classes
                     .map_or(0, |classes| peak(classes, self.kernel[index]).rss_bytes),
+                classes_at_peak: Classes::default(),
+                highest_rss_bytes: None,
+                highest_at_seconds: None,
                 threads_peak: 6,
             }],
             counters: Counters {
