@@ -118,13 +118,12 @@ impl Probes {
 
     /// Loads and attaches everything, the ledger too: tier B.
     pub fn attach_with_ledger(ring_bytes: u32) -> Result<Probes, AttachError> {
-        tracefs::make_available()?;
+        make_tracefs_available()?;
         Probes::load(ring_bytes, Some(&Layout::find_out()?))
     }
 
     fn load(ring_bytes: u32, layout: Option<&Layout>) -> Result<Probes, AttachError> {
-        tracefs::make_available()
-            .or_else(|error| if has_permission() { Err(error) } else { Ok(()) })?;
+        make_tracefs_available()?;
         let offset = |category, name, field| {
             tracefs::field_offset(category, name, field).map_err(as_permission)
         };
@@ -267,6 +266,11 @@ fn program_error(error: ProgramError) -> AttachError {
     } else {
         permission_error()
     }
+}
+
+/// Without permission, what fails next says so in clearer words.
+fn make_tracefs_available() -> Result<(), TracefsError> {
+    tracefs::make_available().or_else(|error| if has_permission() { Err(error) } else { Ok(()) })
 }
 
 /// A file of tracefs that cannot be read says "not root" more often than anything else.

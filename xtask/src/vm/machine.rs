@@ -152,8 +152,10 @@ impl Machine<'_> {
         let (accelerator, cpu) = match self.accelerator {
             Accelerator::Kvm => ("kvm", "host"),
             // QEMU 7.2 leaves garbage in the flags after `cmpxchg16b`, which the kernel's allocator (SLUB)
-            // uses where the CPU has it: Linux 6.12 died of that in two boots of seven.
-            Accelerator::Tcg => ("tcg", "max,-cx16"),
+            // uses where the CPU has it: Linux 6.12 died of that in two boots of seven. And with a thread for
+            // each guest CPU, one of them runs into code that the other is patching (a probe that comes or
+            // goes): 6.12 died of that in `__schedule`. One thread takes turns.
+            Accelerator::Tcg => ("tcg,thread=single", "max,-cx16"),
         };
         command
             .args(["-machine", "q35", "-accel", accelerator, "-cpu", cpu])

@@ -18,8 +18,9 @@ use crate::{
 /// Test executables of the profiler that a kernel can make fail, one file or folder each in `profiler/tests`.
 const TESTS: [&str; 3] = ["residency", "regions_against_kernel", "privileged"];
 /// Programs of this machine that the tests start.
-const PROGRAMS: [&str; 11] = [
-    "true", "sh", "seq", "ls", "cat", "sleep", "grep", "touch", "env", "id", "setarch",
+const PROGRAMS: [&str; 14] = [
+    "true", "sh", "seq", "ls", "cat", "sleep", "grep", "touch", "env", "id", "setarch", "unshare",
+    "umount", "findmnt",
 ];
 /// Where the C programs of the tests are, and the compiler's arguments for them.
 const FIXTURES: &str = "profiler/tests/fixtures";
