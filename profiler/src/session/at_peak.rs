@@ -316,10 +316,13 @@ fn mappings(
     vmas
 }
 
-/// Whether what was seen at another time can be this mapping: both a file or both not.
+/// Whether what was seen at another time can be this mapping: both shared or both a private file or
+/// both neither.
 fn agrees(origin: &Origin, vma: &Vma) -> bool {
     match origin.kind {
-        OriginKind::Mmap { .. } => origin.is_file() == (vma.inode != 0) || is_shared(origin),
+        OriginKind::Mmap { .. } => {
+            is_shared(origin) == vma.shared && (vma.shared || origin.is_file() == (vma.inode != 0))
+        }
         OriginKind::Brk => vma.inode == 0,
         OriginKind::Exec | OriginKind::Unknown => true,
     }
@@ -342,8 +345,9 @@ fn made_up(range: Range<u64>, origin: &Origin, piece: &Piece) -> Vma {
         inode: u64::from(origin.is_file() || is_shared(origin)),
         name: match origin.kind {
             OriginKind::Brk => Some("[heap]".into()),
-            // Never RSS; known by this name.
+            // Never RSS, and shared memory: known by these names (mm/shmem.c, mm/mmap.c).
             _ if huge => Some("/anon_hugepage".into()),
+            _ if is_shared(origin) && !origin.is_file() => Some("/dev/zero (deleted)".into()),
             _ => None,
         },
     }

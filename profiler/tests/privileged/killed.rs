@@ -116,6 +116,8 @@ fn killed_while_the_program_is_stopped_by_signals() {
     let run = [
         env!("CARGO_BIN_EXE_profiler"),
         "run",
+        "--tier",
+        "C",
         "-o",
         result.to_str().expect("UTF-8"),
     ];

@@ -6,6 +6,7 @@
 #[path = "../fixtures/mod.rs"]
 mod fixtures;
 
+mod at_the_peak;
 mod endings;
 mod killed;
 mod memory;

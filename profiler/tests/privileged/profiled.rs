@@ -24,10 +24,21 @@ use crate::fixtures::{Told, build, told_by};
 /// time: ten times the 100 ms after which RSS that does not grow is scanned, see `peak`.
 const PLATEAU: Duration = Duration::from_secs(1);
 
-/// The profiler with its arguments up to the command.
+/// The profiler with its arguments up to the command: by scans, so that what it says is of the plateau
+/// that the tests look at. (The exact peak may be a page higher: a program that ends touches more.)
 pub fn profiler(output: &Path) -> Command {
+    profiler_with(&["--tier", "C"], output)
+}
+
+/// As [`profiler`], with other options.
+pub fn profiler_with(options: &[&str], output: &Path) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_profiler"));
-    command.args(["run", "-o"]).arg(output).arg("--");
+    command
+        .arg("run")
+        .args(options)
+        .arg("-o")
+        .arg(output)
+        .arg("--");
     // These tests may themselves run under sudo, which is not what they are about.
     command.env_remove("SUDO_UID").env_remove("SUDO_GID");
     // SAFETY: prctl is a system call and nothing else.

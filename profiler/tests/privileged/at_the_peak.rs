@@ -1,0 +1,66 @@
+//! The page ledger's composition at the peak, against that of the same program which rests at its peak
+//! and is frozen and scanned there.
+
+use std::process::Stdio;
+
+use profiler::{classify::Class, results::Run};
+
+use crate::{
+    fixtures::build,
+    profiled::{profiler_with, read_run},
+};
+
+/// Longer than RSS must be at rest to be scanned, see `peak`.
+const REST_MS: &str = "1000";
+
+/// One run in a tier; `None` where the kernel refuses it.
+fn run(tier: &str, rest_ms: &str) -> Option<Run> {
+    let folder = tempfile::tempdir().expect("a folder");
+    let result = folder.path().join("result.json");
+    let output = profiler_with(&["--tier", tier], &result)
+        // At the same addresses in every run: files are mapped in windows of sixteen pages, which would
+        // otherwise lie elsewhere.
+        .args(["setarch", "-R"])
+        .arg(build("at_its_peak"))
+        .arg(rest_ms)
+        .stdin(Stdio::null())
+        .output()
+        .expect("the profiler starts");
+    if output.status.success() {
+        return Some(read_run(&result));
+    }
+    let words = String::from_utf8_lossy(&output.stderr);
+    assert!(words.contains("no page ledger"), "{words}");
+    eprintln!("SKIPPED: tier {tier}: {}", words.trim());
+    None
+}
+
+#[test]
+fn classes_at_the_peak_are_those_of_the_program_frozen_there() {
+    let frozen = run("C", REST_MS).expect("tier C runs everywhere");
+    let frozen = frozen.peak.expect("it was scanned");
+    for tier in ["A", "B"] {
+        let Some(run) = run(tier, "0") else { continue };
+        let (peak, ledger) = (run.peak.expect("a peak"), run.ledger.expect("a ledger"));
+        assert_eq!(peak.tier, tier, "{ledger:?}");
+        assert_eq!(ledger.loss, None);
+        for class in Class::ALL {
+            let pages = peak.classes.get(class).abs_diff(frozen.classes.get(class)) / 4096;
+            // The barrier wakes threads in any order.
+            let allowed = 2;
+            assert!(
+                pages <= allowed,
+                "{}: {pages} pages apart: {:?} {:?}",
+                class.name(),
+                peak.classes,
+                frozen.classes
+            );
+        }
+        eprintln!(
+            "tier {tier}: {:?}, frozen {:?}",
+            peak.classes, frozen.classes
+        );
+        // The threads had not ended yet.
+        assert_eq!(peak.threads, 21);
+    }
+}
