@@ -212,8 +212,8 @@ mod tests {
     fn the_best_is_the_highest_scan() {
         let mut analysis = after_exec("a");
         for (taken_ns, pages) in [(30, 3), (40, 7), (50, 5)] {
-            let classes = analysis.snapshot(&snapshot(taken_ns, &[(ROOT, pages)]));
-            assert_eq!(classes.total(), pages * PAGE);
+            let composed = analysis.snapshot(&snapshot(taken_ns, &[(ROOT, pages)]));
+            assert_eq!(composed.classes.total(), pages * PAGE);
         }
         let best = analysis.best.expect("three scans");
         assert_eq!((best.taken_ns, best.rss_bytes), (40, 7 * PAGE));
