@@ -37,7 +37,7 @@ pub enum ChartError {
 }
 
 /// Folder of the timelines, beside the other figures.
-const TIMELINES: &str = "timelines";
+pub const TIMELINES: &str = "timelines";
 
 /// Every figure that `results` have the figures for, with the file name it goes by, without extension.
 ///

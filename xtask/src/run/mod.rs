@@ -216,8 +216,14 @@ fn measure_all(
     print!("{}", results_table(&results, Colour::for_stdout()));
     let drawn = charts::draw_all(&results, output).context("cannot draw the charts")?;
     println!();
-    for path in [file].iter().chain(&drawn) {
+    let timelines = output.join(charts::TIMELINES);
+    let (single, over_time): (Vec<_>, Vec<_>) =
+        drawn.iter().partition(|path| !path.starts_with(&timelines));
+    for path in [&file].into_iter().chain(single) {
         println!("{}", path.display());
+    }
+    if !over_time.is_empty() {
+        println!("{}/ ({} files)", timelines.display(), over_time.len());
     }
     Ok(ended)
 }
