@@ -51,7 +51,7 @@ fn a_spawned_program_has_its_own() {
     let run = profile_tree(1, &[&program("spawn")], |told, _| {
         vec![told["pid"].0 as u32, told["child"].0 as u32]
     });
-    assert_eq!(run.pages("ours"), [("malloc.large", 50)]);
+    assert_eq!(run.pages("ours"), [("malloc.large", 120)]);
     let processes = &run.run.processes;
     // The second one is that whose exec failed.
     assert_eq!(processes.len(), 3);
