@@ -1,4 +1,4 @@
-//! The wire contract of the page ledger (tier B): which pages were resident at the peak.
+//! The wire contract of the page ledger (tiers A and B): which pages were resident at the peak.
 //!
 //! RSS falls only where something is removed, so the state at the peak is the state just before the
 //! first removal after it. The page tables themselves hold it until something changes them. The
@@ -31,8 +31,7 @@ pub struct Chunk {
     pub key: u64,
     /// The epoch that `bits` belong to; written after them. 0: not yet written.
     pub epoch: u64,
-    /// The epoch for which a CPU has taken it upon itself to copy. (64 bits, as the atomic
-    /// instructions of the first BPF version are.)
+    /// Above 0 while a CPU copies. (64 bits, as the atomic instructions of the first BPF version are.)
     pub claimed: u64,
     /// Bit n: page n was resident and counted in RSS.
     pub bits: [u64; CHUNK_WORDS],
@@ -58,7 +57,7 @@ pub struct Space {
     pub highest_ns: u64,
     /// Thread group that it was made for.
     pub tgid: u32,
-    /// Processes that live in it (more than one after vfork); 0 when it has ended.
+    /// Processes that live in it (in tier B more than one after vfork); 0 when it has ended.
     pub users: u32,
     /// The epoch in which it was first seen: it has no page in any candidate up to this one.
     pub born_epoch: u32,
@@ -94,7 +93,8 @@ pub struct State {
     pub pool_full: u64,
     /// Address spaces that could not be followed because their table was full.
     pub spaces_full: u64,
-    /// Page table pages that could not be read.
+    /// Parts of page tables that could not be copied: not readable, more than one walk reaches, or
+    /// another CPU did not finish its copy in time.
     pub unreadable: u64,
     /// Times that copying was off although the tree was not above the candidate: pages had gone
     /// without a removal that we know, or in one that had been looked at before others grew the tree.
@@ -124,14 +124,47 @@ pub mod names {
     pub const ARRIVAL: &str = "ledger_arrival";
     /// Attached to `huge_memory:mm_khugepaged_scan_pmd` (tp_btf) where there is one.
     pub const HUGE: (&str, &str) = ("ledger_huge", "mm_khugepaged_scan_pmd");
-    /// Attached to `syscalls:sys_enter_getppid` while the layout is found out.
-    pub const PEEK: &str = "ledger_peek";
-    /// tp_btf programs: name of the program, name of the tracepoint.
-    pub const TRACEPOINTS: [(&str, &str); 5] = [
-        ("ledger_fault_user", "page_fault_user"),
-        ("ledger_fault_kernel", "page_fault_kernel"),
+    /// tp_btf of both tiers: name of the program, name of the tracepoint.
+    pub const LIFECYCLE: [(&str, &str); 2] = [
         ("ledger_newtask", "task_newtask"),
         ("ledger_exec", "sched_process_exec"),
+    ];
+    /// fentry programs of tier A: see `profiler/src/probes/functions.rs` for what they attach to.
+    pub const BEFORE_FAULT: &str = "ledger_before_fault";
+    /// Before pages are removed from a mapping.
+    pub const BEFORE_UNMAP: &str = "ledger_before_unmap";
+    /// Before an address space is emptied.
+    pub const BEFORE_END: &str = "ledger_before_end";
+    /// (fexit) after it has been emptied.
+    pub const AFTER_END: &str = "ledger_after_end";
+    /// Before a page is taken back by the kernel.
+    pub const BEFORE_RECLAIM: &str = "ledger_before_reclaim";
+    /// Before a page is moved, or a huge one split.
+    pub const BEFORE_MIGRATION: &str = "ledger_before_migration";
+    /// Before page tables move: from where.
+    pub const BEFORE_MOVE_AWAY: &str = "ledger_before_move_away";
+    /// Before page tables move: to where.
+    pub const BEFORE_MOVE_HERE: &str = "ledger_before_move_here";
+    /// Before page tables move, with plain arguments.
+    pub const BEFORE_MOVE: &str = "ledger_before_move";
+    /// The same, with a `struct pagetable_move_control`.
+    pub const BEFORE_MOVE_BY_CONTROL: &str = "ledger_before_move_by_control";
+    /// Before a huge page is made of anonymous memory.
+    pub const BEFORE_COLLAPSE: &str = "ledger_before_collapse";
+    /// The same of a file.
+    pub const BEFORE_COLLAPSE_FILE: &str = "ledger_before_collapse_file";
+    /// Before userfaultfd fills a range.
+    pub const BEFORE_FILL: &str = "ledger_before_fill";
+    /// Before userfaultfd fills a page.
+    pub const BEFORE_FILL_PAGE: &str = "ledger_before_fill_page";
+    /// Before a driver maps a page of its own.
+    pub const BEFORE_INSERT: &str = "ledger_before_insert";
+    /// Attached to `syscalls:sys_enter_getppid` while the layout is found out.
+    pub const PEEK: &str = "ledger_peek";
+    /// tp_btf programs of tier B: name of the program, name of the tracepoint.
+    pub const TRACEPOINTS: [(&str, &str); 3] = [
+        ("ledger_fault_user", "page_fault_user"),
+        ("ledger_fault_kernel", "page_fault_kernel"),
         ("ledger_exit", "sched_process_exit"),
     ];
 
@@ -168,7 +201,19 @@ pub mod names {
     pub const COUNTER_COUNTERS: &str = "COUNTER_COUNTERS";
     /// Offset of `index` in `folio`.
     pub const FOLIO_INDEX: &str = "FOLIO_INDEX";
-    /// CPUs in `CPU_OFFSETS`.
+    /// Pages that CPUs may hold back from one counter.
+    pub const CPU_SLACK: &str = "CPU_SLACK";
+    /// Offset of `vm_mm` in `vm_area_struct`.
+    pub const VMA_MM: &str = "VMA_MM";
+    /// Offset of `old` in `pagetable_move_control`.
+    pub const MOVE_VMA: &str = "MOVE_VMA";
+    /// Offset of `old_addr` in `pagetable_move_control`.
+    pub const MOVE_OLD: &str = "MOVE_OLD";
+    /// Offset of `new_addr` in `pagetable_move_control`.
+    pub const MOVE_NEW: &str = "MOVE_NEW";
+    /// Offset of `len_in` in `pagetable_move_control`.
+    pub const MOVE_LENGTH: &str = "MOVE_LENGTH";
+    /// CPUs in `CPU_OFFSETS`; 0 where counters have no part for each CPU.
     pub const CPUS: &str = "CPUS";
     /// Where all of physical memory is mapped.
     pub const DIRECT_MAP: &str = "DIRECT_MAP";

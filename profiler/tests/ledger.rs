@@ -1,34 +1,66 @@
-//! The page ledger of tier B against the kernel: real programs, page by page. Needs root;
-//! `cargo xtask test` runs it. `cargo test --test ledger --features privileged-tests -- --ignored
-//! --nocapture` prints what it costs.
+//! The page ledger against the kernel, in every tier that loads: real programs, page by page. Needs root;
+//! `cargo xtask test` runs it here, `cargo xtask vm` on other kernels. What it costs:
+//! `cargo test --test ledger --features privileged-tests -- --ignored --nocapture`, and in instructions
+//! `cargo xtask vm --cost`.
+
+mod fixtures;
 
 use std::collections::{BTreeSet, HashMap};
-use std::io::{BufRead, BufReader, Write};
-use std::path::{Path, PathBuf};
+use std::io::{BufReader, Write};
 use std::process::{Child, Command, Stdio};
+use std::time::Duration;
 
-use profiler::probes::attach::{AttachError, Probes};
+use profiler::probes::{
+    attach::{AttachError, Probes},
+    tier::Tier,
+};
 use profiler::residency::ResidentRange;
+use profiler::residency::hidden_growth::statm_is_exact;
 use profiler::residency::ledger::{Ledger, inside};
 use profiler::residency::scan::{detect, scan_process};
 use profiler::results::Results;
 use profiler::units::PAGE;
 
 const RING_BYTES: u32 = 16 << 20;
+/// Tiers with a page ledger.
+const LEDGERS: [Tier; 2] = [Tier::A, Tier::B];
+/// Names the tiers that must load, which `cargo xtask vm` knows of its kernels: `A`.
+const REQUIRED: &str = "PROFILER_REQUIRED_TIERS";
 
-/// The ledger, following every child of this process; `None`, and a line on stderr, where the kernel
-/// does not allow it.
-fn attach() -> Option<Probes> {
-    match Probes::attach_with_ledger(RING_BYTES) {
+/// The ledger of a tier, following every child of this process; `None`, and a line on stderr, where the
+/// kernel does not allow it.
+fn attach(tier: Tier) -> Option<Probes> {
+    match Probes::attach_with_ledger(RING_BYTES, tier) {
         Ok(mut probes) => {
             probes.follow(std::process::id()).expect("room for one");
             Some(probes)
         }
         Err(AttachError::Tier(error)) => {
-            eprintln!("SKIPPED: no page ledger here: {error}");
+            let name = tier.name();
+            let required = std::env::var(REQUIRED).unwrap_or_default();
+            assert!(!required.contains(name), "tier {name} must load: {error}");
+            eprintln!("SKIPPED: no tier {name} here: {error}");
             None
         }
         Err(error) => panic!("{error}"),
+    }
+}
+
+/// Runs a test in each tier that loads, of which there must be one.
+fn in_each_tier(test: impl Fn(Tier)) {
+    let loading = LEDGERS.into_iter().filter(|&tier| attach(tier).is_some());
+    let tested = loading.map(test).count();
+    assert!(tested > 0, "no tier with a page ledger loads here");
+}
+
+/// How far the kernel's own count of one process may be off, in pages: before Linux 6.2 a thread keeps
+/// to itself what up to 64 faults brought (`TASK_RSS_EVENTS_THRESH`, mm/memory.c), each up to 16 pages of
+/// a file (`fault_around_bytes`).
+fn counting_error(threads: u64) -> u64 {
+    if statm_is_exact() {
+        4
+    } else {
+        64 * 16 * threads
     }
 }
 
@@ -37,30 +69,8 @@ fn ledger(probes: &Probes) -> Ledger {
     Ledger::decode(&bytes.state, &bytes.spaces, &bytes.pool)
 }
 
-fn build(name: &str) -> PathBuf {
-    let source = Path::new(env!("CARGO_MANIFEST_DIR"))
-        .join("tests/fixtures")
-        .join(name)
-        .with_extension("c");
-    let program = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("ledger-{name}"));
-    let status = Command::new("cc")
-        .args([
-            "-std=gnu11",
-            "-O1",
-            "-Wall",
-            "-Wno-unused-function",
-            "-pthread",
-            "-o",
-        ])
-        .args([&program, &source])
-        .status()
-        .expect("a C compiler named cc is installed");
-    assert!(status.success(), "{} does not compile", source.display());
-    program
-}
-
 fn start(name: &str, arguments: &[&str]) -> Child {
-    Command::new(build(name))
+    Command::new(fixtures::build(name))
         .args(arguments)
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
@@ -70,11 +80,12 @@ fn start(name: &str, arguments: &[&str]) -> Child {
 
 fn wait_for_ready(child: &mut Child) {
     let stdout = child.stdout.as_mut().expect("piped");
-    let mut lines = BufReader::new(stdout).lines();
-    assert!(
-        lines.any(|line| line.expect("text") == "ready"),
-        "the fixture ended early"
-    );
+    fixtures::told_by(1, &mut BufReader::new(stdout)).expect("the fixture stands still");
+}
+
+fn say(child: &mut Child, word: &[u8]) {
+    let input = child.stdin.as_mut().expect("piped");
+    input.write_all(word).expect("it reads");
 }
 
 fn pages(ranges: &[ResidentRange]) -> BTreeSet<u64> {
@@ -95,18 +106,22 @@ struct Compared {
 
 /// A program stands still at its peak and is scanned; then it gives back, touches again and ends.
 /// Only then is the ledger asked what the peak was.
-fn compare(name: &str, arguments: &[&str]) -> Option<Compared> {
-    let probes = attach()?;
+fn compare(tier: Tier, name: &str, arguments: &[&str]) -> Compared {
+    let probes = attach(tier).expect("it has loaded before");
     let mut child = start(name, arguments);
+    // The first word makes it walk the path from read(2) to munmap(2) once, so that at the peak no page
+    // of code or stack comes between the scan and the first removal.
+    say(&mut child, b"w");
     wait_for_ready(&mut child);
-    let scan = scan_process(child.id(), detect()).expect("it stands still");
-    assert_eq!(scan.unexplained_bytes, 0);
-    child
-        .stdin
-        .take()
-        .expect("piped")
-        .write_all(b"g")
-        .expect("it reads");
+    // It says so just before it stands still.
+    let scan = (0..10)
+        .map(|_| {
+            std::thread::sleep(Duration::from_millis(50));
+            scan_process(child.id(), detect()).expect("it stands still")
+        })
+        .find(|scan| scan.unexplained_bytes == 0)
+        .expect("a scan of what the counters say");
+    say(&mut child, b"g");
     assert!(child.wait().expect("it ends").success());
 
     let ledger = ledger(&probes);
@@ -130,8 +145,17 @@ fn compare(name: &str, arguments: &[&str]) -> Option<Compared> {
         missing: scanned.difference(&found).copied().collect(),
         counted: ledger.spaces[index].candidate_pages,
     };
+    for vma in &scan.vmas {
+        let inside = |page: &&u64| (vma.start..vma.end).contains(*page);
+        let missing = compared.missing.iter().filter(inside).count();
+        let extra = compared.extra.iter().filter(inside).count();
+        if missing + extra > 0 {
+            eprintln!("{missing} missing, {extra} extra in {vma:x?}");
+        }
+    }
     eprintln!(
-        "{name} {arguments:?}: {} pages scanned, {} counted; {} missing, {} extra; {} candidates, {} removals ({} unseen), {} copies",
+        "tier {} {name} {arguments:?}: {} pages scanned, {} counted; {} missing, {} extra; {} candidates, {} removals ({} unseen), {} copies",
+        tier.name(),
         compared.scanned,
         compared.counted,
         compared.missing.len(),
@@ -141,47 +165,54 @@ fn compare(name: &str, arguments: &[&str]) -> Option<Compared> {
         state.unseen_removals,
         state.copies
     );
-    Some(compared)
+    compared
 }
 
 #[test]
 fn a_random_workload_agrees_with_a_scan_page_by_page() {
-    for seed in ["1", "2", "3"] {
+    in_each_tier(|tier| {
         for huge in ["0", "1"] {
-            let Some(compared) = compare("random_calls", &[seed, "4", huge]) else {
-                return;
-            };
-            // Between the scan and the first removal the program returns from read(2) and enters
-            // munmap(2): a few pages of libc and stack. While khugepaged makes a huge page, 2 MiB
-            // are in no page table, and a copy made in that moment finds nothing.
-            let allowed = match huge {
-                "0" => 4,
-                _ => compared.scanned * 3 / 1000,
-            };
-            let off = compared.missing.len() + compared.extra.len();
-            assert!(
-                off <= allowed,
-                "{off} pages off: missing {:x?} extra {:x?}",
-                compared.missing,
-                compared.extra
-            );
-            assert!(compared.counted.abs_diff(compared.scanned as u64) <= 4);
+            for seed in ["1", "2"] {
+                random_workload(tier, seed, huge);
+            }
         }
-    }
+    });
+}
+
+fn random_workload(tier: Tier, seed: &str, huge: &str) {
+    const THREADS: &str = "4";
+    let compared = compare(tier, "random_calls", &[seed, THREADS, huge]);
+    let allowed = match (tier, huge) {
+        (Tier::A, _) => compared.scanned.div_ceil(100_000) * 2,
+        (_, "0") => 4,
+        // Tier B copies before a call, and not under the kernel's lock: while khugepaged makes a huge
+        // page, 2 MiB are in no page table, and a copy made in that moment finds nothing.
+        _ => compared.scanned * 3 / 1000,
+    };
+    let off = compared.missing.len() + compared.extra.len();
+    assert!(
+        off <= allowed,
+        "{off} pages off: missing {:x?} …, extra {:x?} …",
+        &compared.missing[..compared.missing.len().min(20)],
+        &compared.extra[..compared.extra.len().min(20)]
+    );
+    let off = compared.counted.abs_diff(compared.scanned as u64);
+    assert!(off <= counting_error(5), "counted {off} pages off");
 }
 
 #[test]
-fn a_peak_of_milliseconds_is_composed_to_the_page() {
-    if attach().is_none() {
-        return;
-    }
+fn a_peak_of_milliseconds_agrees_with_what_was_allocated() {
+    in_each_tier(transient);
+}
+
+fn transient(tier: Tier) {
     let folder = tempfile::tempdir().expect("a folder");
     let output = folder.path().join("run.json");
     let status = Command::new(env!("CARGO_BIN_EXE_profiler"))
-        .args(["run", "--tier", "B", "-o"])
+        .args(["run", "--tier", tier.name(), "-o"])
         .arg(&output)
         .arg("--")
-        .arg(build("transient"))
+        .arg(fixtures::build("transient"))
         .stdin(Stdio::null())
         .stdout(Stdio::null())
         .status()
@@ -192,21 +223,31 @@ fn a_peak_of_milliseconds_is_composed_to_the_page() {
     let run = &results.runs[0];
     let (peak, ledger) = (run.peak.as_ref().unwrap(), run.ledger.as_ref().unwrap());
     let allocated = 450 << 20;
-    assert_eq!(peak.tier, "B");
     assert!(ledger.composed && ledger.loss.is_none(), "{ledger:?}");
     // malloc of ld.so and libc beside the two blocks.
     let heap = peak.classes.heap;
+    eprintln!(
+        "tier {}: heap {heap} of {allocated} bytes, peak {} bytes; {ledger:?}",
+        tier.name(),
+        peak.rss_bytes
+    );
     assert!(
         (allocated..allocated + allocated / 100).contains(&heap),
         "{heap}"
     );
     assert!(peak.rss_bytes < heap + (4 << 20), "{}", peak.rss_bytes);
-    assert_eq!(ledger.missing_bytes + ledger.extra_bytes, 0);
+    let off = ledger.missing_bytes + ledger.extra_bytes;
+    let allowed = if statm_is_exact() {
+        0
+    } else {
+        counting_error(1) * PAGE
+    };
+    assert!(off <= allowed, "{off} bytes off");
 }
 
 /// `name value` lines of a fixture.
-fn figures(name: &str) -> HashMap<String, f64> {
-    let output = start(name, &[]).wait_with_output().expect("it ends");
+fn figures(name: &str, arguments: &[&str]) -> HashMap<String, f64> {
+    let output = start(name, arguments).wait_with_output().expect("it ends");
     let text = String::from_utf8(output.stdout).expect("text");
     text.lines()
         .filter_map(|line| line.split_once(' '))
@@ -215,37 +256,52 @@ fn figures(name: &str) -> HashMap<String, f64> {
 }
 
 #[test]
-#[ignore = "a measurement: prints ns with and without the ledger, and with the other probes alone"]
+#[ignore = "a measurement: prints what a fault costs with and without the ledger, and with the other probes alone"]
 fn cost() {
-    let mut all: HashMap<(&str, String), Vec<f64>> = HashMap::new();
-    for _ in 0..7 {
-        let mut note = |variant, figures: HashMap<String, f64>| {
+    // With QEMU's `-icount shift=0` a nanosecond is an instruction, and one round is exact.
+    let (rounds, runs, unit) = match std::env::var_os("PROFILER_COUNT_INSTRUCTIONS") {
+        Some(_) => (1, "3", "instructions"),
+        None => (7, "25", "ns"),
+    };
+    let figures = || figures("fault_cost", &[runs]);
+    // The first process after boot pays for much that stays.
+    figures();
+    let mut all: HashMap<(String, String), Vec<f64>> = HashMap::new();
+    for _ in 0..rounds {
+        let mut note = |variant: &str, figures: HashMap<String, f64>| {
             for (name, value) in figures {
-                all.entry((variant, name)).or_default().push(value);
+                let values = all.entry((name, variant.to_owned())).or_default();
+                values.push(value);
             }
         };
-        note("1 untraced", figures("fault_cost"));
+        note("1 untraced", figures());
         let mut probes = Probes::attach(RING_BYTES).expect("tier C");
         probes.follow(std::process::id()).expect("room");
-        note("2 tier C", figures("fault_cost"));
+        note("2 tier C", figures());
         drop(probes);
-        let Some(mut probes) = attach() else { return };
-        note("3 tier B", figures("fault_cost"));
-        probes.forget(std::process::id());
-        note("4 tier B, not followed", figures("fault_cost"));
+        for (place, tier) in [(3, Tier::A), (5, Tier::B)] {
+            let Some(mut probes) = attach(tier) else {
+                continue;
+            };
+            let name = tier.name();
+            note(&format!("{place} tier {name}"), figures());
+            probes.forget(std::process::id());
+            let variant = format!("{} tier {name}, not followed", place + 1);
+            note(&variant, figures());
+        }
     }
     let mut rows: Vec<_> = all.into_iter().collect();
-    rows.sort_by(|a, b| (&a.0.1, a.0.0).cmp(&(&b.0.1, b.0.0)));
+    rows.sort_by(|a, b| a.0.cmp(&b.0));
     let mut untraced = 0.0;
-    for ((variant, name), mut values) in rows {
+    for ((name, variant), mut values) in rows {
         values.sort_by(f64::total_cmp);
         let median = values[values.len() / 2];
         if variant.starts_with('1') {
             untraced = median;
         }
         println!(
-            "{name:12} {variant:24} least {:8.1} median {median:8.1} ns, {:+6.1} % of untraced",
-            values[0],
+            "COST {name:12} {variant:22} {median:8.1} {unit}, {:+8.1}, {:+6.1} % of untraced",
+            median - untraced,
             (median / untraced - 1.0) * 100.0
         );
     }

@@ -1,18 +1,11 @@
 //! Copying what is about to change: page table entries → the bits of a chunk.
 
-use core::{ffi::c_void, intrinsics};
-
-use aya_ebpf::{
-    helpers::{bpf_loop, bpf_probe_read_kernel_buf},
-    macros::map,
-    maps::PerCpuArray,
-};
+use aya_ebpf::{helpers::bpf_probe_read_kernel_buf, macros::map, maps::PerCpuArray};
 use profiler_ebpf::ledger_wire::{CHUNK_BYTES, CHUNK_NUMBER_BITS, Chunk};
 
 use super::kernel::read;
-use super::maps::{
-    CHUNKS, ENTRIES, POOL, direct_map, frame_mask, huge_zero, space, state, top_shift,
-};
+use super::lock::{self, ATTEMPTS, Lock, pause, try_lock, unlock};
+use super::maps::{CHUNKS, POOL, direct_map, frame_mask, huge_zero, space, state, top_shift};
 
 /// `arch/x86/include/asm/pgtable_types.h`: bits of a page table entry.
 const PRESENT: u64 = 1 << 0;
@@ -22,9 +15,6 @@ const HUGE: u64 = 1 << 7;
 const PROTNONE: u64 = 1 << 8;
 /// The zero page and pages mapped by frame number: never RSS (`vm_normal_page`, mm/memory.c).
 const SPECIAL: u64 = 1 << 9;
-
-/// As many steps as `bpf_loop` takes: `BPF_MAX_LOOPS`, include/linux/bpf.h.
-const MAX_STEPS: u64 = 8 << 20;
 
 #[inline(always)]
 fn key(space: u32, address: u64) -> u64 {
@@ -36,100 +26,118 @@ fn entry_at(address: u64) -> u64 {
     match read(address) {
         Some(value) => value,
         None => {
-            if let Some(state) = state() {
-                state.unreadable += 1;
-            }
+            lost();
             0
         }
     }
 }
 
-/// Whether the chunk with this key has been copied in this epoch.
+/// Something could not be copied: the composition will lack it or have it too much.
 #[inline(always)]
-pub fn is_copied(key: u64, epoch: u32) -> bool {
+fn lost() {
+    if let Some(state) = state() {
+        state.unreadable += 1;
+    }
+}
+
+#[inline(always)]
+fn chunk(index: u32) -> Option<&'static mut Chunk> {
+    // SAFETY: never freed. Its bits belong to whoever holds its lock, its epoch is read and written
+    // whole.
+    POOL.get_ptr_mut(index).map(|chunk| unsafe { &mut *chunk })
+}
+
+#[inline(always)]
+fn epoch_of(chunk: &Chunk) -> u64 {
+    // SAFETY: a reference is valid; volatile, because another CPU writes it.
+    unsafe { (&raw const chunk.epoch).read_volatile() }
+}
+
+/// Says that the bits are those of this epoch: written last.
+#[inline(always)]
+fn finish(chunk: &mut Chunk, epoch: u32) {
+    // SAFETY: as above.
+    unsafe { (&raw mut chunk.epoch).write_volatile(u64::from(epoch)) };
+}
+
+/// Whether the chunk around `address` has been copied in this epoch.
+#[inline(always)]
+pub fn is_copied_at(space: u32, epoch: u32, address: u64) -> bool {
     // SAFETY: entries are never removed while programs run.
-    let Some(&index) = (unsafe { CHUNKS.get(key) }) else {
+    let Some(&index) = (unsafe { CHUNKS.get(key(space, address)) }) else {
         return false;
     };
-    // SAFETY: never freed; a word is read at once.
-    POOL.get_ptr(index)
-        .is_some_and(|chunk| unsafe { (*chunk).claimed } == u64::from(epoch))
+    chunk(index).is_some_and(|chunk| epoch_of(chunk) == u64::from(epoch))
 }
 
-/// The chunk with this key, if this CPU is the one to copy it in this epoch.
+/// Index of the chunk with this key in the pool; takes the next free one for a new key.
 #[inline(always)]
-fn claim(key: u64, epoch: u32) -> Option<&'static mut Chunk> {
-    let state = state()?;
+fn index_of(key: u64) -> Option<u32> {
     // SAFETY: entries are never removed while programs run.
-    let index = match unsafe { CHUNKS.get(key) } {
-        Some(&index) => index,
-        None => {
-            // SAFETY: the word is in a map that lives as long as the program. Sequentially
-            // consistent, because LLVM drops the fetch of a relaxed one.
-            let next = unsafe {
-                intrinsics::atomic_xadd::<u64, u64, { intrinsics::AtomicOrdering::SeqCst }>(
-                    &raw mut state.chunks,
-                    1,
-                )
-            };
-            let index = next as u32;
-            // An existing entry means that another CPU was faster: its slot is the one, ours stays
-            // empty.
-            const BPF_NOEXIST: u64 = 1;
-            if POOL.get_ptr(index).is_none() {
-                state.pool_full += 1;
-                return None;
-            }
-            if CHUNKS.insert(key, index, BPF_NOEXIST).is_err() {
-                // SAFETY: as above.
-                if unsafe { CHUNKS.get(key) }.is_none() {
-                    state.pool_full += 1;
-                }
-                return None;
-            }
-            index
-        }
-    };
-    // SAFETY: never freed.
-    let chunk = unsafe { &mut *POOL.get_ptr_mut(index)? };
-    // SAFETY: as above.
-    let before = unsafe {
-        intrinsics::atomic_xchg::<u64, { intrinsics::AtomicOrdering::SeqCst }>(
-            &raw mut chunk.claimed,
-            u64::from(epoch),
-        )
-    };
-    if before == u64::from(epoch) {
+    if let Some(&index) = unsafe { CHUNKS.get(key) } {
+        return Some(index);
+    }
+    let state = state()?;
+    if !lock::lock(Lock::Pool) {
+        lost();
         return None;
     }
-    chunk.key = key;
-    state.copies += 1;
-    Some(chunk)
+    let index = state.chunks as u32;
+    // Somebody may have entered the key since; its index is the one then, and ours stays free.
+    const BPF_NOEXIST: u64 = 1;
+    let entered = POOL.get_ptr(index).is_some() && CHUNKS.insert(key, index, BPF_NOEXIST).is_ok();
+    if entered {
+        state.chunks += 1;
+    }
+    lock::release(Lock::Pool);
+    // SAFETY: as above.
+    let found = unsafe { CHUNKS.get(key) }.copied();
+    if found.is_none() {
+        state.pool_full += 1;
+    }
+    found
+}
+
+/// Takes the lock of a chunk, if it is to be copied in this epoch (1), or waits until another CPU has
+/// copied it (0): going on before would change what is being copied.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn ledger_claim(index: u32, epoch: u32) -> u32 {
+    let Some(chunk) = chunk(index) else { return 0 };
+    let mut attempt = 0;
+    while attempt < ATTEMPTS {
+        if epoch_of(chunk) == u64::from(epoch) {
+            return 0;
+        }
+        if try_lock(&raw mut chunk.claimed) {
+            if epoch_of(chunk) != u64::from(epoch) {
+                return 1;
+            }
+            unlock(&raw mut chunk.claimed);
+            return 0;
+        }
+        pause();
+        attempt += 1;
+    }
+    lost();
+    0
 }
 
 #[inline(always)]
-fn fill(chunk: &mut Chunk, epoch: u32, bits: u64) {
+fn fill(chunk: &mut Chunk, bits: u64) {
     for word in &mut chunk.bits {
         *word = bits;
     }
-    chunk.epoch = u64::from(epoch);
 }
 
 /// Copies the page of entries at `table` (kernel address).
 #[inline(always)]
-fn copy_entries(chunk: &mut Chunk, epoch: u32, table: u64) {
-    let Some(entries) = ENTRIES.get_ptr_mut(0) else {
-        return;
-    };
-    // SAFETY: this CPU's own page; these programs cannot be preempted by one another.
-    let entries = unsafe { &mut *entries };
+fn copy_entries(chunk: &mut Chunk, entries: &mut [u64; 512], table: u64) {
     // SAFETY: a [u64; 512] is 4096 bytes.
     let bytes = unsafe { &mut *entries.as_mut_ptr().cast::<[u8; 4096]>() };
     // SAFETY: the helper checks the address.
     if unsafe { bpf_probe_read_kernel_buf(table as *const u8, bytes) }.is_err() {
-        if let Some(state) = state() {
-            state.unreadable += 1;
-        }
+        lost();
         return;
     }
     let mut word = 0;
@@ -148,88 +156,139 @@ fn copy_entries(chunk: &mut Chunk, epoch: u32, table: u64) {
         unsafe { *chunk.bits.as_mut_ptr().add(word & 7) = bits };
         word += 1;
     }
-    chunk.epoch = u64::from(epoch);
 }
 
 const _: () = assert!(PRESENT == 1 && PROTNONE == 1 << 8 && SPECIAL == 1 << 9);
 
-/// The walk of this CPU. In a map and not on the stack: there, the verifier would follow every value
-/// that the cursor can take.
-#[map]
-static WALK: PerCpuArray<Walk> = PerCpuArray::with_max_entries(1, 0);
-
-/// A walk over part of an address space.
+/// A walk over part of an address space, and the page of entries that it looks at. In a map and not on
+/// the stack: there, the verifier would follow every value that the cursor can take.
 #[repr(C)]
 struct Walk {
+    /// A lock: see [`WALKS`].
+    busy: u64,
     cursor: u64,
     end: u64,
     pgd: u64,
-    space: u32,
-    epoch: u32,
-    /// Chunks without page table entries are worth a copy too: something is about to come there.
-    empty_too: u64,
+    /// One of the `WITH_…` below.
+    how: u64,
     /// Pages in here came after the candidate (none when the end is 0).
     fresh_start: u64,
     fresh_end: u64,
+    space: u32,
+    epoch: u32,
+    entries: [u64; 512],
 }
 
-/// Copies every chunk of `start..end` that has not been copied in this epoch. Without `empty_too`,
-/// what has no page of entries is left out.
+/// Walks that can be under way on one CPU. Most kernels never preempt these programs; those since
+/// Linux 6.12 may, so that another task comes to a hook of its own in the middle of a walk.
+const SLOTS: u32 = 4;
+
+#[map]
+static WALKS: PerCpuArray<Walk> = PerCpuArray::with_max_entries(SLOTS, 0);
+
+/// What has no page of entries is left out.
+const PLAIN: u64 = 0;
+/// Chunks without page table entries are worth a copy too: something is about to come there.
+const WITH_EMPTY: u64 = 1;
+/// The range holds only pages that came after the candidate.
+const WITH_FRESH: u64 = 2;
+
+/// Copies every chunk of `start..end` that has not been copied in this epoch, and has a page of entries.
 #[inline(always)]
-pub fn copy_range(index: u32, epoch: u32, start: u64, end: u64, empty_too: bool) {
-    walk(index, epoch, start, end, empty_too, 0, 0);
+pub fn copy_range(space: u32, epoch: u32, start: u64, end: u64) {
+    ledger_walk(space, epoch, start, end, PLAIN);
+}
+
+/// As [`copy_range`], empty chunks too: pages are about to come there.
+#[inline(always)]
+pub fn copy_before_arrival(space: u32, epoch: u32, start: u64, end: u64) {
+    ledger_walk(space, epoch, start, end, WITH_EMPTY);
 }
 
 /// As [`copy_range`], after pages have come to the range: they were not there at the candidate.
 #[inline(always)]
-pub fn copy_beside(index: u32, epoch: u32, start: u64, end: u64) {
-    walk(index, epoch, start, end, false, start, end);
+pub fn copy_beside(space: u32, epoch: u32, start: u64, end: u64) {
+    ledger_walk(space, epoch, start, end, WITH_FRESH);
 }
 
 #[inline(always)]
-fn walk(
-    index: u32,
-    epoch: u32,
-    start: u64,
-    end: u64,
-    empty_too: bool,
-    fresh_start: u64,
-    fresh_end: u64,
-) {
-    let (Some(space), Some(walk)) = (space(index), WALK.get_ptr_mut(0)) else {
-        return;
-    };
-    // SAFETY: this CPU's own slot; these programs cannot be preempted by one another.
-    unsafe {
-        *walk = Walk {
-            cursor: start,
-            end,
-            pgd: space.pgd,
-            space: index,
-            epoch,
-            empty_too: u64::from(empty_too),
-            fresh_start,
-            fresh_end,
-        };
+fn walk_at(slot: u32) -> Option<&'static mut Walk> {
+    // SAFETY: of this CPU; whoever holds its lock is alone with it.
+    WALKS.get_ptr_mut(slot).map(|walk| unsafe { &mut *walk })
+}
+
+#[inline(always)]
+fn free_slot() -> Option<u32> {
+    let mut slot = 0;
+    while slot < SLOTS {
+        if walk_at(slot).is_some_and(|walk| try_lock(&raw mut walk.busy)) {
+            return Some(slot);
+        }
+        slot += 1;
     }
-    let chunks = (end.wrapping_sub(start) >> 21).wrapping_add(2);
-    let steps = if chunks > MAX_STEPS {
-        MAX_STEPS
-    } else {
-        chunks
+    None
+}
+
+/// The whole walk. `bpf_loop` came with Linux 5.17; before it, a loop may only be as long as the
+/// verifier is ready to follow. It does not follow a function of external linkage: that is verified
+/// once, by itself. So do two loops around such functions make as many steps as are needed.
+///
+/// 0: done; else the walk was not finished, which is counted as a loss.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn ledger_walk(space_index: u32, epoch: u32, start: u64, end: u64, how: u64) -> u32 {
+    let (Some(space), Some(slot)) = (space(space_index), free_slot()) else {
+        lost();
+        return 1;
     };
-    // SAFETY: `step` has the form that the helper wants.
-    unsafe { bpf_loop(steps as u32, step as *mut c_void, core::ptr::null_mut(), 0) };
+    let Some(walk) = walk_at(slot) else { return 1 };
+    walk.cursor = start;
+    walk.end = end;
+    walk.pgd = space.pgd;
+    walk.space = space_index;
+    walk.epoch = epoch;
+    walk.how = how;
+    walk.fresh_start = start;
+    walk.fresh_end = if how == WITH_FRESH { end } else { 0 };
+    let mut unfinished = 1;
+    let mut times = 0;
+    while times < STEPS {
+        if ledger_steps(slot) != 0 {
+            unfinished = 0;
+            break;
+        }
+        times += 1;
+    }
+    unlock(&raw mut walk.busy);
+    if unfinished != 0 {
+        lost();
+    }
+    unfinished
+}
+
+/// Steps of a walk in each of the two loops: together 262,144, or 512 GiB of memory without a hole.
+const STEPS: u32 = 512;
+
+/// 1 at the end of the walk.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn ledger_steps(slot: u32) -> u32 {
+    let mut times = 0;
+    while times < STEPS {
+        if ledger_step(slot) != 0 {
+            return 1;
+        }
+        times += 1;
+    }
+    0
 }
 
 /// One entry of the page tables, from the top: a hole is stepped over, a page of entries is copied.
+/// 1 at the end of the walk.
+#[unsafe(no_mangle)]
 #[inline(never)]
-extern "C" fn step(_index: u32, _context: *mut c_void) -> i64 {
-    let Some(walk) = WALK.get_ptr_mut(0) else {
-        return 1;
-    };
-    // SAFETY: see `copy_range`.
-    let walk = unsafe { &mut *walk };
+extern "C" fn ledger_step(slot: u32) -> u32 {
+    let Some(walk) = walk_at(slot) else { return 1 };
     let at = walk.cursor;
     if at >= walk.end {
         return 1;
@@ -249,35 +308,45 @@ extern "C" fn step(_index: u32, _context: *mut c_void) -> i64 {
     }
     // A directory entry of a huge page may be without access, as a page table entry may.
     let present = entry & PRESENT != 0 || (entry & (PROTNONE | HUGE)) == PROTNONE | HUGE;
-    if shift > 21 && !walk.empty_too() {
+    if shift > 21 && walk.how != WITH_EMPTY {
         // Nothing below (or a page of 1 GiB, which is hugetlbfs and no RSS).
-        walk.cursor = (at | ((1_u64 << shift) - 1)).wrapping_add(1);
+        walk.cursor = (at | ((1_u64 << (shift & 63)) - 1)).wrapping_add(1);
         return 0;
     }
     walk.cursor = (at | (CHUNK_BYTES - 1)).wrapping_add(1);
-    if !present && !walk.empty_too() {
-        return 0;
+    let end = u32::from(walk.cursor >= walk.end);
+    if !present && walk.how != WITH_EMPTY {
+        return end;
     }
-    let Some(chunk) = claim(key(walk.space, at), walk.epoch) else {
-        return 0;
+    let Some(index) = index_of(key(walk.space, at)) else {
+        return end;
     };
+    if ledger_claim(index, walk.epoch) == 0 {
+        return end;
+    }
+    let Some(chunk) = chunk(index) else {
+        return end;
+    };
+    chunk.key = key(walk.space, at);
     if !present || shift > 21 {
-        fill(chunk, walk.epoch, 0);
+        fill(chunk, 0);
     } else if entry & HUGE != 0 {
         let zero = entry & SPECIAL != 0
             || (huge_zero() != 0 && entry & frame_mask() & !(CHUNK_BYTES - 1) == huge_zero());
-        fill(chunk, walk.epoch, if zero { 0 } else { u64::MAX });
+        fill(chunk, if zero { 0 } else { u64::MAX });
     } else {
-        copy_entries(
-            chunk,
-            walk.epoch,
-            direct_map().wrapping_add(entry & frame_mask()),
-        );
+        let table = direct_map().wrapping_add(entry & frame_mask());
+        copy_entries(chunk, &mut walk.entries, table);
     }
     if walk.fresh_end != 0 {
         clear(chunk, at, walk.fresh_start, walk.fresh_end);
     }
-    0
+    finish(chunk, walk.epoch);
+    unlock(&raw mut chunk.claimed);
+    if let Some(state) = state() {
+        state.copies += 1;
+    }
+    end
 }
 
 /// Clears the bits of the pages in `start..end`. `at` is any address in the chunk.
@@ -315,21 +384,8 @@ fn clear(chunk: &mut Chunk, at: u64, start: u64, end: u64) {
 /// Bytes of address space in one word of bits.
 const WORD_BYTES: u64 = 64 * 4096;
 
-impl Walk {
-    #[inline(always)]
-    fn empty_too(&self) -> bool {
-        self.empty_too != 0
-    }
-}
-
 /// Copies the chunk around `address`, which is about to get a page.
 #[inline(always)]
-pub fn copy_one(index: u32, epoch: u32, address: u64) {
-    copy_range(index, epoch, address, address + 1, true);
-}
-
-/// Whether the chunk around `address` has been copied.
-#[inline(always)]
-pub fn is_copied_at(index: u32, epoch: u32, address: u64) -> bool {
-    is_copied(key(index, address), epoch)
+pub fn copy_one(space: u32, epoch: u32, address: u64) {
+    copy_before_arrival(space, epoch, address, address + 1);
 }

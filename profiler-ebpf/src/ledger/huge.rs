@@ -14,20 +14,14 @@ use core::ffi::c_void;
 use aya_ebpf::{macros::btf_tracepoint, programs::BtfTracePointContext};
 
 use super::{
-    copy::copy_one,
+    change::{before_arrival, space_of},
     kernel::read,
-    maps::{SPACE_OF, folio_index, state},
+    maps::folio_index,
 };
 
 #[btf_tracepoint]
 pub fn ledger_huge(ctx: BtfTracePointContext) -> i32 {
-    let Some(state) = state() else { return 0 };
-    if !state.copies_changes() {
-        return 0;
-    }
-    let mm = ctx.arg::<*const c_void>(0) as u64;
-    // SAFETY: the value is copied at once.
-    let Some(space) = (unsafe { SPACE_OF.get(mm) }).copied() else {
+    let Some(space) = space_of(ctx.arg::<*const c_void>(0) as u64) else {
         return 0;
     };
     let folio = ctx.arg::<*const c_void>(1);
@@ -40,7 +34,7 @@ pub fn ledger_huge(ctx: BtfTracePointContext) -> i32 {
         return 0;
     };
     if index >> 51 == 0 {
-        copy_one(space, state.epoch, index << 12);
+        before_arrival(space, index << 12, (index << 12) + 1);
     }
     0
 }

@@ -1,24 +1,26 @@
-//! Which address spaces are followed: tp_btf `task_newtask`, `sched_process_exec` and
-//! `sched_process_exit`.
+//! Which address spaces are followed: tp_btf `task_newtask` and `sched_process_exec`, in tier B
+//! `sched_process_exit` too. (In tier A a space ends with `exit_mmap`, whoever lived in it.)
 //!
 //! By `mm_struct`, so that threads need nothing and what other processes do to the memory counts.
 
 use core::ffi::c_void;
 
 use aya_ebpf::{
-    helpers::{bpf_get_current_pid_tgid, bpf_get_current_task_btf},
+    helpers::{bpf_get_current_pid_tgid, bpf_get_current_task, bpf_get_current_task_btf},
     macros::{btf_tracepoint, map},
     maps::HashMap,
     programs::BtfTracePointContext,
 };
 
 use super::{
-    copy::copy_range,
+    change::{before_removal, space_of},
     kernel::{read, read_int},
+    lock::{self, Lock},
     maps::{SPACE_OF, mm_pgd, space, state, task_mm, task_tgid, top_shift},
     peak::look,
 };
 use crate::maps::FOLLOWED;
+use profiler_ebpf::ledger_wire::State;
 
 /// `include/uapi/linux/sched.h`
 const CLONE_VM: u64 = 0x0000_0100;
@@ -39,7 +41,14 @@ fn mm_of(task: u64) -> u64 {
     read(task.wrapping_add(task_mm())).unwrap_or(0)
 }
 
-/// Address of the caller's `mm_struct`.
+/// Address of the caller's `mm_struct`, for programs that Linux 5.10 has to accept too.
+#[inline(always)]
+pub fn mm_of_caller() -> u64 {
+    // SAFETY: the helper has no preconditions.
+    mm_of(unsafe { bpf_get_current_task() })
+}
+
+/// Address of the caller's `mm_struct`; faster, since Linux 5.11.
 #[inline(always)]
 pub fn current_mm() -> u64 {
     // SAFETY: the helper has no preconditions. Its result may be read directly: the verifier knows
@@ -53,13 +62,23 @@ pub fn current_mm() -> u64 {
 /// The caller's space, if it is followed.
 #[inline(always)]
 pub fn current_space() -> Option<u32> {
-    // SAFETY: the value is copied at once.
-    unsafe { SPACE_OF.get(current_mm()) }.copied()
+    space_of(current_mm())
 }
 
+/// Follows a space from now on. What it holds already came after the candidate.
 #[inline(always)]
 fn register(mm: u64, tgid: u32) {
     let Some(state) = state() else { return };
+    if !lock::lock(Lock::Spaces) {
+        state.spaces_full += 1;
+        return;
+    }
+    enter(state, mm, tgid);
+    lock::release(Lock::Spaces);
+}
+
+#[inline(always)]
+fn enter(state: &mut State, mm: u64, tgid: u32) {
     let index = state.spaces;
     let Some(space) = space(index) else {
         state.spaces_full += 1;
@@ -99,12 +118,10 @@ fn leave(index: u32, mm: u64) {
 /// Before the last process leaves: may be the peak, and everything is about to go.
 #[inline(always)]
 pub fn before_end(index: u32) {
-    look();
-    let (Some(state), Some(space)) = (state(), space(index)) else {
-        return;
-    };
-    if space.users == 1 && (space.born_epoch < state.epoch) {
-        copy_range(index, state.epoch, 0, user_end(), false);
+    if space(index).is_some_and(|space| space.users == 1) {
+        before_removal(index, 0, user_end());
+    } else {
+        look();
     }
 }
 
@@ -115,7 +132,7 @@ pub fn ledger_newtask(ctx: BtfTracePointContext) -> i32 {
     if flags & CLONE_THREAD != 0 {
         return 0;
     }
-    let Some(parent) = current_space() else {
+    let Some(parent) = space_of(mm_of_caller()) else {
         return 0;
     };
     let task = ctx.arg::<*const c_void>(0) as u64;
@@ -137,7 +154,8 @@ pub fn ledger_newtask(ctx: BtfTracePointContext) -> i32 {
 #[btf_tracepoint]
 pub fn ledger_exec(_ctx: BtfTracePointContext) -> i32 {
     let tgid = (bpf_get_current_pid_tgid() >> 32) as u32;
-    if FOLLOWED.get_ptr(tgid).is_none() || current_space().is_some() {
+    let mm = mm_of_caller();
+    if FOLLOWED.get_ptr(tgid).is_none() || space_of(mm).is_some() {
         return 0;
     }
     // SAFETY: the value is copied at once.
@@ -147,7 +165,7 @@ pub fn ledger_exec(_ctx: BtfTracePointContext) -> i32 {
         }
         let _ = EXECING.remove(tgid);
     }
-    register(current_mm(), tgid);
+    register(mm, tgid);
     0
 }
 

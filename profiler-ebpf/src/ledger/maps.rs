@@ -5,7 +5,7 @@ use core::ptr::addr_of;
 use aya_ebpf::{
     bindings::BPF_F_MMAPABLE,
     macros::map,
-    maps::{Array, HashMap, PerCpuArray},
+    maps::{Array, HashMap},
 };
 use profiler_ebpf::ledger_wire::{Chunk, SPACES as SPACE_COUNT, Space, State};
 
@@ -22,29 +22,6 @@ pub static SPACE_OF: HashMap<u64, u32> = HashMap::with_max_entries(SPACE_COUNT, 
 pub static STATE: Array<State> = Array::with_max_entries(1, BPF_F_MMAPABLE);
 #[map]
 pub static CPU_OFFSETS: Array<u64> = Array::with_max_entries(1, 0);
-/// A page of page table entries, while it is looked at.
-#[map]
-pub static ENTRIES: PerCpuArray<[u64; 512]> = PerCpuArray::with_max_entries(1, 0);
-/// The last verdict of this CPU.
-#[map]
-pub static VERDICT: PerCpuArray<Verdict> = PerCpuArray::with_max_entries(1, 0);
-
-/// What the last fault on this CPU found out, so that the next one beside it has nothing to do.
-#[repr(C)]
-#[derive(Clone, Copy)]
-pub struct Verdict {
-    pub mm: u64,
-    /// Chunk that needs nothing in this epoch.
-    pub chunk: u64,
-    pub epoch: u32,
-    pub generation: u32,
-    /// Index of the space, or [`NOT_FOLLOWED`].
-    pub space: u32,
-    pub padding: u32,
-}
-
-pub const NOT_FOLLOWED: u32 = u32::MAX;
-
 macro_rules! globals {
     ($($(#[$doc:meta])* $name:ident = $accessor:ident;)*) => {$(
         #[unsafe(no_mangle)]
@@ -70,6 +47,12 @@ globals! {
     COUNTER_COUNT = counter_count;
     COUNTER_COUNTERS = counter_counters;
     FOLIO_INDEX = folio_index;
+    VMA_MM = vma_mm;
+    MOVE_VMA = move_vma;
+    MOVE_OLD = move_old;
+    MOVE_NEW = move_new;
+    MOVE_LENGTH = move_length;
+    CPU_SLACK = cpu_slack;
     CPUS = cpus;
     DIRECT_MAP = direct_map;
     FRAME_MASK = frame_mask;

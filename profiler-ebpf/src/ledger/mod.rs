@@ -2,11 +2,14 @@
 //!
 //! Nothing here is loaded unless the tier is chosen.
 
+mod change;
 mod copy;
 mod faults;
+mod functions;
 mod huge;
 mod kernel;
 mod lifecycle;
+mod lock;
 mod maps;
 mod peak;
 mod peek;

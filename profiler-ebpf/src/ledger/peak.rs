@@ -1,43 +1,60 @@
 //! Is this the most that the tree ever had? Asked whenever a removal begins.
 
-use core::ffi::c_void;
-
-use aya_ebpf::helpers::{bpf_get_current_pid_tgid, bpf_ktime_get_ns, bpf_loop};
-use profiler_ebpf::{Record, kind, ledger_wire::State};
+use aya_ebpf::helpers::{bpf_get_current_pid_tgid, bpf_ktime_get_ns};
+use profiler_ebpf::{
+    Record, kind,
+    ledger_wire::{SPACES, State},
+};
 
 use super::kernel::{read, read_int};
+use super::lock::{self, Lock};
 use super::maps::{
-    CPU_OFFSETS, counter_count, counter_counters, counter_size, cpus, mm_rss, mm_table_bytes,
-    slack_shift, space, state,
+    CPU_OFFSETS, counter_count, counter_counters, counter_size, cpu_slack, cpus, mm_rss,
+    mm_table_bytes, slack_shift, space, state,
 };
 use crate::maps::write;
 
 /// `MM_FILEPAGES`, `MM_ANONPAGES`, `MM_SHMEMPAGES` (include/linux/mm_types_task.h); 2 counts swap.
 const MEMBERS: [u64; 3] = [0, 1, 3];
 
-#[repr(C)]
-struct Sum {
-    pages: u64,
-    now: u64,
-    /// Not only count, but note the count as that of the candidate.
-    note: u64,
+/// What [`ledger_tree_pages`] is to do with each space. Its parameter, a plain integer, because the
+/// verifier takes nothing else there.
+mod how {
+    /// Not less than what it has: without what the CPUs hold, but with the most that this can be.
+    pub const AT_MOST: u32 = 0;
+    /// To the page.
+    pub const EXACTLY: u32 = 1;
+    /// Note the last count as that of the candidate.
+    pub const NOTE: u32 = 2;
+}
+
+/// Spaces of a tree in each of two loops: see `ledger_walk` for why there are two.
+const BLOCK: u32 = 64;
+const _: () = assert!(BLOCK * BLOCK == SPACES);
+
+/// What a counter's `count` says, which CPUs that are behind can make negative.
+#[inline(always)]
+fn flushed(counter: u64) -> i64 {
+    read(counter.wrapping_add(counter_count())).unwrap_or(0) as i64
 }
 
 /// One counter, exactly: what has been flushed and what each CPU still holds (`percpu_counter_sum`,
 /// lib/percpu_counter.c). A flush in between would count a CPU's part twice or not at all; then it
-/// is counted again.
+/// is counted again. Before Linux 6.2 it is a plain integer (`CPUS` is 0 then), to which each thread
+/// adds its pages only when it has had 64 faults (`SPLIT_RSS_COUNTING`, mm/memory.c).
 #[inline(always)]
 fn counter(address: u64) -> u64 {
     let mut total = 0_i64;
     let mut attempt = 0;
     while attempt < 2 {
-        let Some(count) = read(address.wrapping_add(counter_count())) else {
-            return 0;
-        };
+        let count = flushed(address);
+        total = count;
+        if cpus() == 0 {
+            break;
+        }
         let Some(parts) = read(address.wrapping_add(counter_counters())) else {
             return 0;
         };
-        total = count as i64;
         let mut cpu = 0;
         while cpu < cpus() {
             if let Some(&offset) = CPU_OFFSETS.get(cpu as u32) {
@@ -45,7 +62,7 @@ fn counter(address: u64) -> u64 {
             }
             cpu += 1;
         }
-        if read(address.wrapping_add(counter_count())) == Some(count) {
+        if flushed(address) == count {
             break;
         }
         attempt += 1;
@@ -53,12 +70,12 @@ fn counter(address: u64) -> u64 {
     if total < 0 { 0 } else { total as u64 }
 }
 
+/// Pages of one space: see [`how`].
+#[unsafe(no_mangle)]
 #[inline(never)]
-extern "C" fn add_space(index: u32, sum: *mut Sum) -> i64 {
-    // SAFETY: `bpf_loop` hands over what `count` gave it.
-    let sum = unsafe { &mut *sum };
-    let Some(space) = space(index) else { return 1 };
-    if sum.note != 0 {
+extern "C" fn ledger_space_pages(index: u32, how: u32) -> u64 {
+    let Some(space) = space(index) else { return 0 };
+    if how == how::NOTE {
         space.candidate_pages = if space.users == 0 { 0 } else { space.pages };
         space.candidate_table_bytes = read(space.mm.wrapping_add(mm_table_bytes())).unwrap_or(0);
         return 0;
@@ -67,6 +84,19 @@ extern "C" fn add_space(index: u32, sum: *mut Sum) -> i64 {
         return 0;
     }
     let base = space.mm.wrapping_add(mm_rss());
+    if how == how::AT_MOST {
+        let mut most = 0;
+        let mut member = 0;
+        while member < MEMBERS.len() {
+            most +=
+                flushed(base.wrapping_add(MEMBERS[member] * counter_size())) + cpu_slack() as i64;
+            member += 1;
+        }
+        // Else it is worth knowing exactly: the space's own highest.
+        if most <= space.highest_pages as i64 {
+            return if most < 0 { 0 } else { most as u64 };
+        }
+    }
     let mut pages = 0;
     let mut member = 0;
     while member < MEMBERS.len() {
@@ -76,76 +106,104 @@ extern "C" fn add_space(index: u32, sum: *mut Sum) -> i64 {
     space.pages = pages;
     if pages > space.highest_pages {
         space.highest_pages = pages;
-        space.highest_ns = sum.now;
+        // SAFETY: the helper has no preconditions.
+        space.highest_ns = unsafe { bpf_ktime_get_ns() };
     }
-    sum.pages += pages;
-    0
+    pages
 }
 
-/// Pages of the tree now, to the page.
-#[inline(always)]
-pub fn tree_pages(state: &State, now: u64) -> u64 {
-    let mut sum = Sum {
-        pages: 0,
-        now,
-        note: 0,
-    };
-    // SAFETY: `add_space` has the form that the helper wants, and `sum` outlives the call.
-    unsafe {
-        bpf_loop(
-            state.spaces,
-            add_space as *mut c_void,
-            (&raw mut sum).cast(),
-            0,
-        );
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn ledger_block_pages(block: u32, how: u32) -> u64 {
+    let Some(state) = state() else { return 0 };
+    let mut pages = 0;
+    let mut index = 0;
+    while index < BLOCK {
+        if block * BLOCK + index >= state.spaces {
+            break;
+        }
+        pages += ledger_space_pages(block * BLOCK + index, how);
+        index += 1;
     }
-    sum.pages
+    pages
 }
 
-/// How much more than the candidate calls for a new one, in pages.
-#[inline(always)]
-pub fn slack(state: &State) -> u64 {
-    (state.candidate_pages >> slack_shift()) + 4
+/// Pages of the tree now.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn ledger_tree_pages(how: u32) -> u64 {
+    let Some(state) = state() else { return 0 };
+    let mut pages = 0;
+    let mut block = 0;
+    while block < BLOCK {
+        if block * BLOCK >= state.spaces {
+            break;
+        }
+        pages += ledger_block_pages(block, how);
+        block += 1;
+    }
+    pages
 }
 
-/// Something is about to be removed: the state before it may be the peak.
+/// The count, to the page, that calls for a new candidate.
 #[inline(always)]
-pub fn look() {
-    let Some(state) = state() else { return };
-    // SAFETY: the helper has no preconditions.
-    let now = unsafe { bpf_ktime_get_ns() };
-    let pages = tree_pages(state, now);
-    state.removals += 1;
+fn limit(state: &State) -> u64 {
+    // SAFETY: a reference is valid; volatile, because another CPU may just have made a candidate.
+    let candidate = unsafe { (&raw const state.candidate_pages).read_volatile() };
+    candidate + (candidate >> slack_shift()) + 4
+}
+
+/// Pages of the tree, if they call for a new candidate. The cheap count comes first: mostly it is
+/// enough to say no.
+#[inline(always)]
+pub fn pages_above_candidate(state: &mut State) -> Option<u64> {
+    let limit = limit(state);
+    if ledger_tree_pages(how::AT_MOST) <= limit {
+        return None;
+    }
+    let pages = ledger_tree_pages(how::EXACTLY);
     if pages > state.highest_pages {
         state.highest_pages = pages;
-        state.highest_ns = now;
+        // SAFETY: the helper has no preconditions.
+        state.highest_ns = unsafe { bpf_ktime_get_ns() };
     }
-    if pages <= state.candidate_pages + slack(state) {
+    (pages > limit).then_some(pages)
+}
+
+/// As [`look`]; a function of its own to the verifier, which so follows it once.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn ledger_look() -> u32 {
+    let Some(state) = state() else { return 0 };
+    state.removals += 1;
+    let Some(pages) = pages_above_candidate(state) else {
         if !state.copies_changes() && state.epoch != 0 {
             // We stopped copying because the tree was above the candidate; nothing we know of has
             // brought it down since.
             state.unseen_removals += 1;
             state.growing_in = 0;
         }
-        return;
+        return 0;
+    };
+    // Another CPU may be making one of the same pages.
+    if !lock::lock(Lock::Candidate) {
+        return 0;
     }
+    if pages > limit(state) {
+        make_candidate(state, pages);
+    }
+    lock::release(Lock::Candidate);
+    0
+}
+
+#[inline(always)]
+fn make_candidate(state: &mut State, pages: u64) {
+    // SAFETY: the helper has no preconditions.
+    let now = unsafe { bpf_ktime_get_ns() };
     state.candidate_pages = pages;
     state.candidate_ns = now;
     state.epoch += 1;
-    let mut sum = Sum {
-        pages: 0,
-        now,
-        note: 1,
-    };
-    // SAFETY: as in `tree_pages`.
-    unsafe {
-        bpf_loop(
-            state.spaces,
-            add_space as *mut c_void,
-            (&raw mut sum).cast(),
-            0,
-        );
-    }
+    ledger_tree_pages(how::NOTE);
     let both = bpf_get_current_pid_tgid();
     write(Record {
         began_ns: now,
@@ -157,4 +215,10 @@ pub fn look() {
         tid: both as u32,
         padding: 0,
     });
+}
+
+/// Something is about to be removed: the state before it may be the peak.
+#[inline(always)]
+pub fn look() {
+    ledger_look();
 }

@@ -1,4 +1,4 @@
-//! `syscalls:sys_enter_*` of the calls that take pages away, or bring some without a fault.
+//! Tier B: `syscalls:sys_enter_*` of the calls that take pages away, or bring some without a fault.
 //!
 //! At the entry, because only then the pages are still there. Two calls bring pages without a fault to
 //! a place that only their result tells, `mmap` with `MAP_POPULATE` and `mremap`: at their exit, what
@@ -14,11 +14,11 @@ use aya_ebpf::{
 use profiler_ebpf::kind;
 
 use super::{
-    copy::{copy_beside, copy_range},
+    change::{before_removal, epoch_to_copy},
+    copy::copy_beside,
     kernel::read,
     lifecycle::{before_exec, current_mm, current_space},
-    maps::{mm_brk, state},
-    peak::look,
+    maps::mm_brk,
 };
 
 const NUMBER_OFFSET: usize = 8;
@@ -86,8 +86,7 @@ fn try_removal(ctx: &TracePointContext, space: u32) -> Result<(), i32> {
         kind::MREMAP => {
             let _ = ARRIVING.insert(bpf_get_current_pid_tgid(), args[2], 0);
             if args[3] & MREMAP_FIXED != 0 {
-                look();
-                copy(space, args[4], args[2]);
+                before_removal(space, args[4], args[4].wrapping_add(args[2]));
             }
         }
         SHMDT => {
@@ -101,8 +100,8 @@ fn try_removal(ctx: &TracePointContext, space: u32) -> Result<(), i32> {
         }
         _ => return Ok(()),
     }
-    look();
-    copy(space, start, length);
+    // Even without a range there is something to look at.
+    before_removal(space, start, start.wrapping_add(length));
     Ok(())
 }
 
@@ -128,21 +127,10 @@ fn try_arrival(ctx: &TracePointContext, space: u32) -> Result<(), i32> {
     let _ = ARRIVING.remove(thread);
     // SAFETY: the offset lies inside the record of every sys_exit tracepoint.
     let start = unsafe { ctx.read_at::<u64>(ARGS_OFFSET)? };
-    let Some(state) = state() else { return Ok(()) };
     let end = start.wrapping_add(length);
-    // Errors are the highest addresses.
-    if state.copies_changes() && end > start && end >> 63 == 0 {
-        copy_beside(space, state.epoch, start, end);
+    // Errors are the highest addresses, so nothing is copied for them.
+    if let Some(epoch) = epoch_to_copy(space, start, end) {
+        copy_beside(space, epoch, start, end);
     }
     Ok(())
-}
-
-/// Copies what a call is about to change.
-#[inline(always)]
-fn copy(space: u32, start: u64, length: u64) {
-    let Some(state) = state() else { return };
-    let end = start.wrapping_add(length);
-    if state.copies_changes() && end > start && end >> 63 == 0 {
-        copy_range(space, state.epoch, start, end, false);
-    }
 }

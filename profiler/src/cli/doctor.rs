@@ -2,7 +2,7 @@
 
 use clap::Args;
 use profiler::{
-    probes::{attach::Probes, object},
+    probes::{attach::Probes, object, tier::Tier},
     residency::{Method, hidden_growth, scan},
     session::host,
     units::human,
@@ -75,6 +75,8 @@ pub fn execute(arguments: &Arguments) -> Result<u8, Failure> {
                     probe.reason.as_deref().unwrap_or_default()
                 );
             }
+            drop(probes);
+            print_tiers();
             Ok(0)
         }
         Err(error) => {
@@ -82,4 +84,32 @@ pub fn execute(arguments: &Arguments) -> Result<u8, Failure> {
             Err(Failure::new(CANNOT_ATTACH, error))
         }
     }
+}
+
+/// Which ways of following residency load here, and why the others do not.
+fn print_tiers() {
+    for (tier, what) in [
+        (Tier::A, "page ledger, by the kernel's functions"),
+        (Tier::B, "page ledger, by tracepoints"),
+    ] {
+        let name = tier.name();
+        match Probes::attach_with_ledger(RING_BYTES, tier) {
+            Ok(probes) => {
+                println!("tier {name}        loads ({what})");
+                for probe in probes
+                    .states
+                    .iter()
+                    .filter(|probe| probe.name.starts_with("ledger") && probe.reason.is_some())
+                {
+                    println!(
+                        "              {} is off: {}",
+                        probe.name,
+                        probe.reason.as_deref().unwrap_or_default()
+                    );
+                }
+            }
+            Err(error) => println!("tier {name}        does not load: {error}"),
+        }
+    }
+    println!("tier C        loads (scans of the frozen program as it grows)");
 }

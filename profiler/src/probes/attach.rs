@@ -19,7 +19,7 @@ use super::{
     layout::Layout,
     ledger::{self, LedgerProbes},
     object,
-    tier::TierError,
+    tier::{Tier, TierError},
     tracefs::{self, TracefsError},
 };
 
@@ -104,7 +104,7 @@ pub struct Probes {
     counters: PerCpuArray<MapData, u64>,
     /// Every probe and its state.
     pub states: Vec<Probe>,
-    /// The page ledger, in tier B.
+    /// The page ledger, in tiers A and B.
     pub ledger: Option<LedgerProbes>,
     /// Keeps programs and links alive.
     _ebpf: Ebpf,
@@ -116,10 +116,19 @@ impl Probes {
         Probes::load(ring_bytes, None)
     }
 
-    /// Loads and attaches everything, the ledger too: tier B.
-    pub fn attach_with_ledger(ring_bytes: u32) -> Result<Probes, AttachError> {
+    /// Loads and attaches everything, the ledger of this tier too ([`Tier::A`] or [`Tier::B`]).
+    pub fn attach_with_ledger(ring_bytes: u32, tier: Tier) -> Result<Probes, AttachError> {
         make_tracefs_available()?;
-        Probes::load(ring_bytes, Some(&Layout::find_out()?))
+        Probes::load(ring_bytes, Some(&Layout::find_out(tier)?))
+    }
+
+    /// Loads and attaches what a tier needs. The error is [`AttachError::Tier`] where a worse tier may
+    /// still be had.
+    pub fn attach_tier(ring_bytes: u32, tier: Tier) -> Result<Probes, AttachError> {
+        match tier {
+            Tier::A | Tier::B => Probes::attach_with_ledger(ring_bytes, tier),
+            Tier::C => Probes::attach(ring_bytes),
+        }
     }
 
     fn load(ring_bytes: u32, layout: Option<&Layout>) -> Result<Probes, AttachError> {
@@ -142,7 +151,7 @@ impl Probes {
                 .map_max_entries(ledger_wire::names::CHUNKS, ledger::CHUNKS)
                 .map_max_entries(
                     ledger_wire::names::CPU_OFFSETS,
-                    layout.cpu_offsets.len() as u32,
+                    layout.cpu_offsets.len().max(1) as u32,
                 );
         }
         let mut ebpf = loader

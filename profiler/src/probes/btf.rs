@@ -34,6 +34,7 @@ mod kind {
     pub const UNION: u32 = 5;
     pub const ENUM: u32 = 6;
     pub const TYPEDEF: u32 = 8;
+    pub const FUNC: u32 = 12;
     pub const FUNC_PROTO: u32 = 13;
     pub const VAR: u32 = 14;
     pub const DATASEC: u32 = 15;
@@ -180,6 +181,14 @@ impl Btf {
         })
     }
 
+    /// Number of arguments of a function of the kernel, if it has one of that name.
+    pub fn function_arguments(&self, name: &str) -> Option<usize> {
+        let named = |found: &&Type| found.kind() == kind::FUNC && self.string(found.name) == name;
+        let function = self.types.iter().find(named)?;
+        let prototype = self.types.get(function.size_or_type as usize)?;
+        (prototype.kind() == kind::FUNC_PROTO).then(|| prototype.count())
+    }
+
     /// Number of arguments of a tracepoint.
     pub fn tracepoint_arguments(&self, name: &str) -> Result<usize, BtfError> {
         let name = format!("btf_trace_{name}");
@@ -233,6 +242,16 @@ mod tests {
             15,
             1,
             3 << 24 | 64, // 3
+            0,
+            kind::FUNC_PROTO << 24 | 2,
+            0,
+            11,
+            1,
+            13,
+            1, // 4: (int a, int b)
+            5,
+            kind::FUNC << 24,
+            4, // 5: outer()
         ];
         let mut bytes = Vec::new();
         for value in [
@@ -261,6 +280,9 @@ mod tests {
         assert!(
             matches!(btf.offset_of("outer", "d"), Err(BtfError::Missing(name)) if name == "outer.d")
         );
+        // A function may have the name of a struct.
+        assert_eq!(btf.function_arguments("outer"), Some(2));
+        assert_eq!(btf.function_arguments("inner"), None);
     }
 
     #[test]

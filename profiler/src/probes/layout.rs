@@ -19,7 +19,11 @@ use nix::{
 };
 use profiler_ebpf::ledger_wire::{Peek, names};
 
-use super::{btf::Btf, object, tier::TierError};
+use super::{
+    btf::{Btf, BtfError},
+    object,
+    tier::{Tier, TierError},
+};
 use crate::units::PAGE;
 
 /// Bits 12 to 51: the frame in a page table entry (`PHYSICAL_PAGE_MASK`).
@@ -30,20 +34,25 @@ const GUESSES: u64 = 64 * 1024;
 /// Pages by which a guess is proved.
 const PROOFS: usize = 8;
 
+/// A global in the object, by name, and its value.
+pub type Global = (&'static str, u64);
+
 /// See the module. All in bytes or addresses.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Layout {
+    /// [`Tier::A`] or [`Tier::B`]: for which of them.
+    pub tier: Tier,
     /// Name of the global in the object, and its value.
-    pub globals: Vec<(&'static str, u64)>,
-    /// CPU → offset of its per-CPU memory.
+    pub globals: Vec<Global>,
+    /// CPU → offset of its per-CPU memory; empty where RSS has no part for each CPU.
     pub cpu_offsets: Vec<u64>,
 }
 
 impl Layout {
     /// Finds everything out. Needs tracefs, root and a single thread (it moves between CPUs).
-    pub fn find_out() -> Result<Layout, TierError> {
+    pub fn find_out(tier: Tier) -> Result<Layout, TierError> {
         let btf = Btf::of_kernel()?;
-        if btf.tracepoint_arguments("sched_process_exit")? < 2 {
+        if tier == Tier::B && btf.tracepoint_arguments("sched_process_exit")? < 2 {
             return Err(TierError::Kernel(
                 "the memory of an ending process is gone before it can be read (before Linux 6.16)"
                     .into(),
@@ -55,8 +64,13 @@ impl Layout {
         let pgd = oracle.value(mm + btf.offset_of("mm_struct", "pgd")?)?;
         let top_shift = top_shift();
         let direct_map = direct_map(&mut oracle, pgd, top_shift)?;
-        let cpu_offsets = cpu_offsets(&mut oracle, btf.offset_of("bpf_array", "pptrs")?)?;
-        let globals = vec![
+        let huge_zero = huge_zero(&mut oracle, direct_map, pgd, top_shift).unwrap_or(0);
+        let (cpu_offsets, counters) = counters(&btf, &mut oracle)?;
+        let folio_index = btf
+            .offset_of("folio", "index")
+            // Before Linux 5.16 there are pages only.
+            .or_else(|_| btf.offset_of("page", "index"))?;
+        let mut globals = vec![
             (names::TASK_MM, btf.offset_of("task_struct", "mm")?),
             (names::TASK_TGID, btf.offset_of("task_struct", "tgid")?),
             (names::MM_PGD, btf.offset_of("mm_struct", "pgd")?),
@@ -65,29 +79,111 @@ impl Layout {
                 names::MM_TABLE_BYTES,
                 btf.offset_of("mm_struct", "pgtables_bytes")?,
             ),
-            (names::MM_RSS, btf.offset_of("mm_struct", "rss_stat")?),
-            (names::COUNTER_SIZE, btf.size_of("percpu_counter")?),
-            (
-                names::COUNTER_COUNT,
-                btf.offset_of("percpu_counter", "count")?,
-            ),
-            (
-                names::COUNTER_COUNTERS,
-                btf.offset_of("percpu_counter", "counters")?,
-            ),
-            (names::FOLIO_INDEX, btf.offset_of("folio", "index")?),
-            (names::CPUS, cpu_offsets.len() as u64),
+            (names::FOLIO_INDEX, folio_index),
+            (names::VMA_MM, btf.offset_of("vm_area_struct", "vm_mm")?),
             (names::DIRECT_MAP, direct_map),
             (names::FRAME_MASK, FRAME_MASK),
             (names::TOP_SHIFT, top_shift),
-            (names::HUGE_ZERO, 0),
+            (names::HUGE_ZERO, huge_zero),
             (names::SLACK_SHIFT, 10),
         ];
+        globals.extend(counters);
+        globals.extend(moves(&btf)?);
         Ok(Layout {
+            tier,
             globals,
             cpu_offsets,
         })
     }
+}
+
+/// Where the counters of RSS are, and the offset of each CPU's part of them.
+fn counters(btf: &Btf, oracle: &mut Oracle) -> Result<(Vec<u64>, Vec<Global>), TierError> {
+    let base = btf.offset_of("mm_struct", "rss_stat")?;
+    if let Ok(count) = btf.offset_of("mm_rss_stat", "count") {
+        // Before Linux 6.2: `atomic_long_t count[]` (include/linux/mm_types_task.h).
+        let plain = vec![
+            (names::MM_RSS, base),
+            (names::COUNTER_SIZE, 8),
+            (names::COUNTER_COUNT, count),
+            (names::COUNTER_COUNTERS, 0),
+            (names::CPU_SLACK, 0),
+            (names::CPUS, 0),
+        ];
+        return Ok((Vec::new(), plain));
+    }
+    let offsets = cpu_offsets(oracle, btf.offset_of("bpf_array", "pptrs")?)?;
+    let cpus = offsets.len() as u64;
+    // `percpu_counter_batch` (lib/percpu_counter.c): a CPU that reaches it gives its part away.
+    let batch = (2 * cpus).max(32);
+    let in_parts = vec![
+        (names::MM_RSS, base),
+        (names::COUNTER_SIZE, btf.size_of("percpu_counter")?),
+        (
+            names::COUNTER_COUNT,
+            btf.offset_of("percpu_counter", "count")?,
+        ),
+        (
+            names::COUNTER_COUNTERS,
+            btf.offset_of("percpu_counter", "counters")?,
+        ),
+        (names::CPU_SLACK, cpus * (batch - 1)),
+        (names::CPUS, cpus),
+    ];
+    Ok((offsets, in_parts))
+}
+
+/// `struct pagetable_move_control` (mm/internal.h), where `move_page_tables` takes one.
+fn moves(btf: &Btf) -> Result<Vec<Global>, BtfError> {
+    let fields = [
+        (names::MOVE_VMA, "old"),
+        (names::MOVE_OLD, "old_addr"),
+        (names::MOVE_NEW, "new_addr"),
+        (names::MOVE_LENGTH, "len_in"),
+    ];
+    const CONTROL: &str = "pagetable_move_control";
+    if btf.size_of(CONTROL).is_err() {
+        return Ok(Vec::new());
+    }
+    fields
+        .map(|(name, field)| Ok((name, btf.offset_of(CONTROL, field)?)))
+        .into_iter()
+        .collect()
+}
+
+/// The huge page of zeros, which is never RSS: what a read of untouched memory maps. It stays for as
+/// long as this process lives, whose memory now has a reference to it (`mm_get_huge_zero_folio`,
+/// mm/huge_memory.c). `None` where no huge pages are to be had.
+fn huge_zero(oracle: &mut Oracle, direct_map: u64, pgd: u64, top_shift: u64) -> Option<u64> {
+    const HUGE: u64 = 2 << 20;
+    // SAFETY: a new mapping at an address of the kernel's choice.
+    let start = unsafe {
+        libc::mmap(
+            std::ptr::null_mut(),
+            2 * HUGE as usize,
+            libc::PROT_READ,
+            libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE,
+            -1,
+            0,
+        )
+    };
+    if start == libc::MAP_FAILED {
+        return None;
+    }
+    let page = (start as u64).next_multiple_of(HUGE);
+    // SAFETY: the aligned 2 MiB lie in the mapping above, which only this function knows, and which may
+    // be read.
+    let found = unsafe {
+        libc::madvise(page as *mut _, HUGE as usize, libc::MADV_HUGEPAGE);
+        black_box((page as *const u8).read_volatile());
+        let mut read = |at| oracle.value(at).ok();
+        let found = walk(&mut read, direct_map, pgd, top_shift, page);
+        libc::munmap(start, 2 * HUGE as usize);
+        found
+    };
+    found
+        .filter(|&(_, shift)| shift == 21)
+        .map(|(frame, _)| frame)
 }
 
 /// Bits of an address below the highest page table: five levels when the CPU uses them.
@@ -183,7 +279,8 @@ fn direct_map(oracle: &mut Oracle, pgd: u64, top_shift: u64) -> Result<u64, Tier
                 pgd,
                 top_shift,
                 address,
-            ) == Some(frame)
+            )
+            .is_some_and(|(found, _)| found == frame)
         };
         if proofs.iter().all(|proof| right(proof, oracle)) {
             black_box(&pages);
@@ -217,14 +314,15 @@ fn frames(pages: &[u8]) -> io::Result<Vec<(u64, u64)>> {
     Ok(found)
 }
 
-/// Physical address behind `address`, by the page tables at `pgd`, if physical memory is at `base`.
+/// Physical address behind `address`, by the page tables at `pgd`, if physical memory is at `base`; and
+/// how many bits of it are inside the page.
 fn walk(
     read: &mut impl FnMut(u64) -> Option<u64>,
     base: u64,
     pgd: u64,
     top_shift: u64,
     address: u64,
-) -> Option<u64> {
+) -> Option<(u64, u64)> {
     const PRESENT: u64 = 1;
     const HUGE: u64 = 1 << 7;
     let (mut table, mut shift) = (pgd, top_shift);
@@ -235,7 +333,7 @@ fn walk(
         }
         if shift == 12 || (entry & HUGE != 0 && shift <= 30) {
             let inside = (1_u64 << shift) - 1;
-            return Some((entry & FRAME_MASK & !inside) + (address & inside));
+            return Some(((entry & FRAME_MASK & !inside) + (address & inside), shift));
         }
         table = base.wrapping_add(entry & FRAME_MASK);
         shift -= 9;
@@ -285,8 +383,8 @@ mod tests {
         .into();
         let mut read = |at: u64| Some(memory.get(&at).copied().unwrap_or(0));
         let mut at = |address| walk(&mut read, BASE, BASE + 0x1000, 39, address);
-        assert_eq!(at(0x1234), Some(0x9234));
-        assert_eq!(at(0x20_1234), Some(0x20_1234));
+        assert_eq!(at(0x1234), Some((0x9234, 12)));
+        assert_eq!(at(0x20_1234), Some((0x20_1234, 21)));
         assert_eq!(at(0x3000), None);
     }
 }

@@ -1,8 +1,9 @@
 //! Attaches the page ledger and reads it.
 //!
-//! tp_btf `page_fault_user`, `page_fault_kernel`, `task_newtask`, `sched_process_exec` and
-//! `sched_process_exit`; `syscalls:sys_enter_*` of the calls that remove pages. What they write is in
-//! three maps that are mapped into this process, so reading costs the target nothing.
+//! Both tiers: tp_btf `task_newtask` and `sched_process_exec`. Tier A: the kernel's functions in
+//! [`functions`]. Tier B: tp_btf `page_fault_user`, `page_fault_kernel` and `sched_process_exit`;
+//! `syscalls:sys_enter_*` of the calls that remove pages. What they write is in three maps that are
+//! mapped into this process, so reading costs the target nothing.
 
 use std::{
     io,
@@ -19,8 +20,10 @@ use profiler_ebpf::ledger_wire::{Chunk, SPACES, Space, State, names};
 
 use super::{
     attach::{Probe, ProbeState},
+    btf::Btf,
+    functions::{self, attached},
     layout::Layout,
-    tier::TierError,
+    tier::{Tier, TierError},
 };
 
 /// Chunks of 2 MiB that can be copied: a thread with a stack of its own takes one or two. 46 MB of
@@ -40,6 +43,8 @@ pub struct LedgerProbes {
     pool: Mapped,
     spaces: Mapped,
     state: Mapped,
+    /// [`Tier::A`] or [`Tier::B`].
+    tier: Tier,
     /// For statistics of the programs.
     programs: Vec<ProgramFd>,
 }
@@ -75,18 +80,61 @@ impl LedgerProbes {
             pool: map(ebpf, names::POOL, CHUNKS as usize * size_of::<Chunk>())?,
             spaces: map(ebpf, names::SPACES, SPACES as usize * size_of::<Space>())?,
             state: map(ebpf, names::STATE, size_of::<State>())?,
+            tier: layout.tier,
             programs: Vec::new(),
         };
-        let kernel_types = aya::Btf::from_sys_fs().map_err(TierError::kernel)?;
+        let types = aya::Btf::from_sys_fs().map_err(TierError::kernel)?;
         // Whom to follow first: a fault of a space that is not known means nothing.
-        for (name, tracepoint) in names::TRACEPOINTS.into_iter().rev() {
-            probes.attach_btf(ebpf, name, tracepoint, &kernel_types)?;
+        for (name, tracepoint) in names::LIFECYCLE {
+            probes.attach_btf(ebpf, name, tracepoint, &types)?;
             states.push(attached(format!("ledger tp_btf:{tracepoint}")));
         }
+        match layout.tier {
+            Tier::A => probes.attach_functions(ebpf, &types, states)?,
+            _ => probes.attach_tracepoints(ebpf, &types, states)?,
+        }
+        Ok(probes)
+    }
+
+    fn attach_functions(
+        &mut self,
+        ebpf: &mut Ebpf,
+        types: &aya::Btf,
+        states: &mut Vec<Probe>,
+    ) -> Result<(), TierError> {
+        let kernel = Btf::of_kernel()?;
+        for role in &functions::ROLES {
+            self.programs
+                .extend(functions::attach(role, ebpf, &kernel, types, states)?);
+        }
+        self.programs
+            .push(functions::attach_after_end(ebpf, types, states)?);
+        if kernel.function_arguments("collapse_huge_page").is_none() {
+            self.attach_huge(ebpf, types, states);
+        }
+        Ok(())
+    }
+
+    fn attach_tracepoints(
+        &mut self,
+        ebpf: &mut Ebpf,
+        types: &aya::Btf,
+        states: &mut Vec<Probe>,
+    ) -> Result<(), TierError> {
+        for (name, tracepoint) in names::TRACEPOINTS.into_iter().rev() {
+            self.attach_btf(ebpf, name, tracepoint, types)?;
+            states.push(attached(format!("ledger tp_btf:{tracepoint}")));
+        }
+        self.attach_huge(ebpf, types, states);
+        self.attach_calls(ebpf, names::REMOVAL, "sys_enter", &REMOVALS, states)?;
+        self.attach_calls(ebpf, names::ARRIVAL, "sys_exit", &ARRIVALS, states)
+    }
+
+    /// A kernel without huge pages does not have the tracepoint and does not need it.
+    fn attach_huge(&mut self, ebpf: &mut Ebpf, types: &aya::Btf, states: &mut Vec<Probe>) {
         let (name, tracepoint) = names::HUGE;
-        let huge = probes.attach_btf(ebpf, name, tracepoint, &kernel_types);
+        let huge = self.attach_btf(ebpf, name, tracepoint, types);
         states.push(Probe {
-            // A kernel without huge pages does not have it and does not need it.
             reason: huge.as_ref().err().map(ToString::to_string),
             state: match huge {
                 Ok(()) => ProbeState::Attached,
@@ -94,9 +142,11 @@ impl LedgerProbes {
             },
             name: format!("ledger tp_btf:{tracepoint}"),
         });
-        probes.attach_calls(ebpf, names::REMOVAL, "sys_enter", &REMOVALS, states)?;
-        probes.attach_calls(ebpf, names::ARRIVAL, "sys_exit", &ARRIVALS, states)?;
-        Ok(probes)
+    }
+
+    /// [`Tier::A`] or [`Tier::B`].
+    pub fn tier(&self) -> Tier {
+        self.tier
     }
 
     fn attach_btf(
@@ -169,14 +219,6 @@ impl LedgerProbes {
             .iter()
             .map(|program| recursion_misses(program.as_fd().as_raw_fd()).unwrap_or(0))
             .sum()
-    }
-}
-
-fn attached(name: String) -> Probe {
-    Probe {
-        name,
-        state: ProbeState::Attached,
-        reason: None,
     }
 }
 

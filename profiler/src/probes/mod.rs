@@ -1,9 +1,10 @@
 //! Attaching to the kernel: the eBPF probes ([`attach`]) the page ledger ([`ledger`],
-//! [`layout`], [`tier`]) and the perf counters ([`counters`]).
+//! [`functions`], [`layout`], [`tier`]) and the perf counters ([`counters`]).
 
 pub mod attach;
 pub mod btf;
 pub mod counters;
+pub mod functions;
 pub mod layout;
 pub mod ledger;
 pub mod object;

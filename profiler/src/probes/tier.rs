@@ -17,6 +17,9 @@ pub enum Tier {
 }
 
 impl Tier {
+    /// Best first.
+    pub const ALL: [Tier; 3] = [Tier::A, Tier::B, Tier::C];
+
     /// `"A"`, `"B"` or `"C"`, as in the results.
     pub fn name(self) -> &'static str {
         match self {
@@ -42,14 +45,53 @@ pub enum TierError {
 }
 
 impl TierError {
-    /// An error of the kernel, with its causes.
+    /// An error of the kernel, with its causes, in one line.
     pub fn kernel(error: impl std::error::Error) -> TierError {
-        let mut reason = error.to_string();
+        let mut reason = one_line(&error.to_string());
         let mut source = error.source();
         while let Some(cause) = source {
-            reason = format!("{reason}: {cause}");
+            let words = one_line(&cause.to_string());
+            // A refused program's error names its cause itself.
+            if !reason.contains(&words) {
+                reason = format!("{reason}: {words}");
+            }
             source = cause.source();
         }
         TierError::Kernel(reason)
+    }
+}
+
+/// Of the verifier's log, which is as long as the program, the line that says what it refused.
+fn one_line(message: &str) -> String {
+    const STATISTICS: [&str; 3] = ["processed ", "verification time", "stack depth"];
+    let (head, log) = message
+        .split_once("Verifier output: ")
+        .unwrap_or((message, ""));
+    let refusal = log.lines().rev().find(|line| {
+        !line.trim().is_empty() && !STATISTICS.iter().any(|begin| line.starts_with(begin))
+    });
+    let head = head.trim().trim_end_matches('.');
+    match refusal {
+        Some(line) => format!("{head} ({})", line.trim()),
+        None => head.to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_refusal_is_one_line() {
+        let log = "load failed: Invalid argument. Verifier output: 0: R1=ctx()\n31: (2f) r1 *= r3\n\
+             math on a pointer is not allowed\nprocessed 28 insns\n";
+        assert_eq!(
+            one_line(log),
+            "load failed: Invalid argument (math on a pointer is not allowed)"
+        );
+        assert_eq!(
+            one_line("Operation not permitted. Verifier output: "),
+            "Operation not permitted"
+        );
     }
 }

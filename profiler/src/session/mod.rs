@@ -35,7 +35,7 @@ use crate::{
     probes::{
         attach::{AttachError, Probes},
         counters::TreeCounters,
-        tier::{Tier, TierError},
+        tier::Tier,
     },
     residency::Snapshot,
     results::Run,
@@ -142,22 +142,25 @@ fn attach_and_follow(
 
 /// The probes of a tier; without a wish, of the best tier that loads.
 fn attach(tier: Option<Tier>, warnings: &mut Vec<String>) -> Result<Probes, AttachError> {
-    match tier {
-        Some(Tier::A) => {
-            Err(TierError::Kernel("tier A is not built yet; try `--tier B`".into()).into())
-        }
-        Some(Tier::B) => Probes::attach_with_ledger(RING_BYTES),
-        Some(Tier::C) => Probes::attach(RING_BYTES),
-        None => match Probes::attach_with_ledger(RING_BYTES) {
+    let Some((&last, better)) = tier
+        .as_ref()
+        .map_or(&Tier::ALL[..], std::slice::from_ref)
+        .split_last()
+    else {
+        unreachable!("there are tiers");
+    };
+    for &tier in better {
+        match Probes::attach_tier(RING_BYTES, tier) {
             Err(AttachError::Tier(error)) => {
                 warnings.push(format!(
-                    "the peak is that of scans, because there is no page ledger here: {error}"
+                    "tier {} is not to be had here: {error}",
+                    tier.name()
                 ));
-                Probes::attach(RING_BYTES)
             }
-            other => other,
-        },
+            other => return other,
+        }
     }
+    Probes::attach_tier(RING_BYTES, last)
 }
 
 fn make_group(root: u32, warnings: &mut Vec<String>) -> TargetGroup {

@@ -33,6 +33,8 @@ pub enum Accelerator {
     Kvm,
     /// QEMU's translator.
     Tcg,
+    /// The same with one processor, whose clock counts its instructions: one a nanosecond.
+    Counting,
 }
 
 /// How a guest came to its end.
@@ -155,11 +157,18 @@ impl Machine<'_> {
             // uses where the CPU has it: Linux 6.12 died of that in two boots of seven. And with a thread for
             // each guest CPU, one of them runs into code that the other is patching (a probe that comes or
             // goes): 6.12 died of that in `__schedule`. One thread takes turns.
-            Accelerator::Tcg => ("tcg,thread=single", "max,-cx16"),
+            Accelerator::Tcg | Accelerator::Counting => ("tcg,thread=single", "max,-cx16"),
+        };
+        let cpus = match self.accelerator {
+            Accelerator::Counting => {
+                command.args(["-icount", "shift=0"]);
+                1
+            }
+            _ => CPUS,
         };
         command
             .args(["-machine", "q35", "-accel", accelerator, "-cpu", cpu])
-            .args(["-m", &MEMORY_MIB.to_string(), "-smp", &CPUS.to_string()])
+            .args(["-m", &MEMORY_MIB.to_string(), "-smp", &cpus.to_string()])
             .args(["-nodefaults", "-no-user-config", "-no-reboot"])
             .args(["-display", "none", "-serial", "stdio"])
             .arg("-kernel")

@@ -22,6 +22,7 @@ use anyhow::{Result, bail};
 
 use crate::toolchains::{self, Install, Shop};
 use machine::{Accelerator, Complaints, Ended, Machine};
+use payload::Purpose;
 use report::Report;
 use table::Booted;
 
@@ -39,6 +40,10 @@ pub struct Options {
     /// Only tests whose name holds this
     #[arg(long)]
     filter: Option<String>,
+
+    /// Only count what a page fault costs with each tier, in instructions
+    #[arg(long, conflicts_with = "filter")]
+    cost: bool,
 
     /// Install QEMU on the system when it can be had in no other way
     #[arg(long)]
@@ -71,14 +76,22 @@ pub fn run(options: &Options, root: &Path) -> Result<()> {
         progress: &progress,
     };
     let qemu = shop.obtain("qemu")?;
-    let payload = payload::pack(root, &folder, options.filter.as_deref(), &progress)?;
+    let purpose = match options.cost {
+        true => Purpose::Count,
+        false => Purpose::Test(options.filter.as_deref()),
+    };
+    let payload = payload::pack(root, &folder, purpose, &progress)?;
 
     let Some(first) = kernels.first() else {
         bail!("no kernel is asked for; try `cargo xtask vm 6.12`");
     };
     let log = |release: &str| folder.join(format!("{release}.log"));
-    let accelerator =
-        machine::accelerator(&qemu, &first.image, &payload.empty, &folder.join("kvm.log"))?;
+    let accelerator = match purpose {
+        Purpose::Count => Accelerator::Counting,
+        Purpose::Test(_) => {
+            machine::accelerator(&qemu, &first.image, &payload.empty, &folder.join("kvm.log"))?
+        }
+    };
     let machine = Machine {
         qemu: &qemu,
         accelerator,
@@ -88,6 +101,7 @@ pub fn run(options: &Options, root: &Path) -> Result<()> {
     let with = match accelerator {
         Accelerator::Kvm => "KVM",
         Accelerator::Tcg => "TCG, since KVM is not here or boots no guest",
+        Accelerator::Counting => "TCG, counting instructions",
     };
     eprintln!("booting {} kernels with {with}", kernels.len());
 

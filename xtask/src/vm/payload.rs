@@ -16,7 +16,13 @@ use crate::{
 };
 
 /// Test executables of the profiler that a kernel can make fail, one file or folder each in `profiler/tests`.
-const TESTS: [&str; 3] = ["residency", "regions_against_kernel", "privileged"];
+const TESTS: [&str; 4] = ["residency", "regions_against_kernel", "privileged", LEDGER];
+const LEDGER: &str = "ledger";
+/// What the tests of the page ledger are told: Debian's kernels refuse no function of theirs, so that tier
+/// A loads on each of them.
+const LEDGER_VARIABLES: &str = "PROFILER_REQUIRED_TIERS=A";
+/// The measurement in [`LEDGER`], and its name as a job.
+pub const COST: &str = "cost";
 /// Programs of this machine that the tests start.
 const PROGRAMS: [&str; 14] = [
     "true", "sh", "seq", "ls", "cat", "sleep", "grep", "touch", "env", "id", "setarch", "unshare",
@@ -45,12 +51,20 @@ pub struct Payload {
     pub jobs: Vec<String>,
 }
 
-/// Builds and packs everything; `filter` is what the names of the tests must hold. `folder` is for the
-/// files made on the way.
+/// What the guests are for.
+#[derive(Debug, Clone, Copy)]
+pub enum Purpose<'a> {
+    /// All jobs; with a filter, only tests whose name holds it.
+    Test(Option<&'a str>),
+    /// Only [`COST`], in instructions.
+    Count,
+}
+
+/// Builds and packs everything. `folder` is for the files made on the way.
 pub fn pack(
     root: &Path,
     folder: &Path,
-    filter: Option<&str>,
+    purpose: Purpose,
     progress: &dyn Fn(&str),
 ) -> Result<Payload> {
     ensure!(
@@ -97,7 +111,10 @@ pub fn pack(
     // Tests keep their own files here.
     image.place(root.join("target/tmp"), Entry::Folder);
 
-    let jobs = jobs(&built, filter);
+    let jobs = match purpose {
+        Purpose::Test(filter) => jobs(&built, filter),
+        Purpose::Count => vec![(COST, cost(&built))],
+    };
     let list: String = jobs
         .iter()
         .map(|(name, words)| format!("{name} {words}\n"))
@@ -122,7 +139,7 @@ fn jobs<'a>(built: &Built, filter: Option<&str>) -> Vec<(&'a str, String)> {
     jobs.extend(TESTS.iter().zip(&built.tests).map(|(name, executable)| {
         // One at a time, and nothing caught: what a test skips, it says.
         let mut words = format!(
-            "PROFILER_FIXTURES={GUEST_FIXTURES} {} --test-threads=1 --nocapture",
+            "PROFILER_FIXTURES={GUEST_FIXTURES} {LEDGER_VARIABLES} {} --test-threads=1 --nocapture",
             executable.display()
         );
         if let Some(filter) = filter {
@@ -131,6 +148,16 @@ fn jobs<'a>(built: &Built, filter: Option<&str>) -> Vec<(&'a str, String)> {
         (*name, words)
     }));
     jobs
+}
+
+/// The command of [`COST`].
+fn cost(built: &Built) -> String {
+    let ledger = TESTS.iter().position(|&name| name == LEDGER);
+    let executable = built.tests[ledger.expect("it is one of them")].display();
+    format!(
+        "PROFILER_FIXTURES={GUEST_FIXTURES} {LEDGER_VARIABLES} PROFILER_COUNT_INSTRUCTIONS=1 {executable} \
+         --test-threads=1 --nocapture --ignored {COST}"
+    )
 }
 
 /// The executables of the profiler.

@@ -76,10 +76,20 @@ pub fn details(kernels: &[Booted]) -> String {
         text += &format!("\n{}\n", kernel.release);
         for job in &kernel.report.jobs {
             if job.name == "doctor" {
-                let told = ["scan", "polling", "probes", "     "];
+                let told = ["scan", "polling", "probes", "tier", "     "];
                 let lines = job.lines.iter();
                 let lines = lines.filter(|line| told.iter().any(|begin| line.starts_with(begin)));
                 lines.for_each(|line| text += &format!("  {}\n", spaced(line)));
+            }
+            // What the tests measured: see `profiler/tests/ledger.rs`.
+            for line in &job.lines {
+                let figures = line.find("COST ").or_else(|| line.find("tier "));
+                if let Some(at) = figures
+                    && [super::payload::COST, "ledger"].contains(&job.name.as_str())
+                    && !line.contains("SKIPPED")
+                {
+                    text += &format!("  {}\n", &line[at..]);
+                }
             }
             for (reason, times) in job.skipped() {
                 text += &format!("  {} skipped, {times} times: {reason}\n", job.name);

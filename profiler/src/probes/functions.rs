@@ -1,0 +1,209 @@
+//! Which functions of the kernel tier A hooks. They are no stable interface, so what a kernel has, and
+//! with how many arguments, is read from its types; beside each stands where it was found so.
+
+use std::ops::RangeInclusive;
+
+use aya::{
+    Ebpf,
+    programs::{FEntry, FExit, ProgramFd},
+};
+use profiler_ebpf::ledger_wire::names;
+
+use super::{
+    attach::{Probe, ProbeState},
+    btf::Btf,
+    tier::TierError,
+};
+
+/// One thing that has to be seen.
+pub struct Role {
+    /// What happens, for the person: "no probe sees …".
+    pub what: &'static str,
+    /// Without it the ledger would be wrong for any program.
+    pub required: bool,
+    /// Where it can be seen; the first that this kernel has is taken.
+    pub ways: &'static [Way],
+}
+
+/// A function, and the program that understands its arguments.
+pub struct Way {
+    /// The program in the object.
+    pub program: &'static str,
+    /// The function in the kernel.
+    pub function: &'static str,
+    /// How many arguments it has where the program understands it.
+    pub arguments: RangeInclusive<usize>,
+}
+
+const fn way(
+    program: &'static str,
+    function: &'static str,
+    arguments: RangeInclusive<usize>,
+) -> Way {
+    Way {
+        program,
+        function,
+        arguments,
+    }
+}
+
+/// All of them; checked on 5.10, 6.1, 6.12, 6.18 and 7.2.
+pub const ROLES: [Role; 11] = [
+    Role {
+        what: "the end of an address space",
+        required: true,
+        ways: &[way(names::BEFORE_END, "exit_mmap", 1..=1)],
+    },
+    Role {
+        what: "pages that are unmapped",
+        required: true,
+        ways: &[
+            way(names::BEFORE_UNMAP, "unmap_page_range", 5..=5),
+            // Since Linux 7.1.
+            way(names::BEFORE_UNMAP, "__zap_vma_range", 5..=5),
+        ],
+    },
+    Role {
+        what: "page tables that are moved (mremap)",
+        required: true,
+        ways: &[
+            // The seventh argument came with Linux 6.6. Before, `mremap` does not call it: it is inlined.
+            way(names::BEFORE_MOVE, "move_page_tables", 7..=7),
+            way(names::BEFORE_MOVE_BY_CONTROL, "move_page_tables", 1..=1),
+            way(names::BEFORE_MOVE_AWAY, "ksm_madvise", 5..=5),
+        ],
+    },
+    Role {
+        what: "the places that page tables are moved to, before Linux 6.6,",
+        required: false,
+        ways: &[way(names::BEFORE_MOVE_HERE, "copy_vma", 5..=5)],
+    },
+    Role {
+        what: "page faults",
+        required: true,
+        ways: &[way(names::BEFORE_FAULT, "handle_mm_fault", 4..=4)],
+    },
+    Role {
+        what: "pages that the kernel takes back (reclaim)",
+        required: false,
+        ways: &[way(names::BEFORE_RECLAIM, "try_to_unmap_one", 4..=4)],
+    },
+    Role {
+        what: "huge pages that are split",
+        required: false,
+        ways: &[way(names::BEFORE_MIGRATION, "try_to_migrate_one", 4..=4)],
+    },
+    Role {
+        what: "huge pages made of small ones",
+        required: false,
+        ways: &[
+            // The sixth argument came with Linux 7.2.
+            way(names::BEFORE_COLLAPSE, "collapse_huge_page", 5..=6),
+        ],
+    },
+    Role {
+        what: "huge pages made of a file's",
+        required: false,
+        ways: &[way(
+            names::BEFORE_COLLAPSE_FILE,
+            "collapse_pte_mapped_thp",
+            2..=3,
+        )],
+    },
+    Role {
+        what: "pages from userfaultfd",
+        required: false,
+        ways: &[
+            way(names::BEFORE_FILL, "mcopy_atomic", 6..=6),
+            // Linux 6.1 has this one too, with other arguments, beside the first.
+            way(names::BEFORE_FILL_PAGE, "mfill_atomic_install_pte", 5..=6),
+        ],
+    },
+    Role {
+        what: "pages that a driver maps",
+        required: false,
+        ways: &[way(names::BEFORE_INSERT, "vm_insert_page", 3..=3)],
+    },
+];
+
+/// Hooks a role where the kernel has a way to it; the descriptor of the program, for its statistics.
+pub fn attach(
+    role: &Role,
+    ebpf: &mut Ebpf,
+    kernel: &Btf,
+    types: &aya::Btf,
+    states: &mut Vec<Probe>,
+) -> Result<Option<ProgramFd>, TierError> {
+    let mut reasons = Vec::new();
+    for way in role.ways {
+        let Some(arguments) = kernel.function_arguments(way.function) else {
+            reasons.push(format!("the kernel has no function {}", way.function));
+            continue;
+        };
+        if !way.arguments.contains(&arguments) {
+            reasons.push(format!("{} has {arguments} arguments", way.function));
+            continue;
+        }
+        match attach_entry(way, ebpf, types) {
+            Ok(fd) => {
+                states.push(attached(format!("ledger fentry:{}", way.function)));
+                return Ok(Some(fd));
+            }
+            Err(error) => reasons.push(format!("{}: {error}", way.function)),
+        }
+    }
+    let reason = reasons.join("; ");
+    if role.required {
+        return Err(TierError::Kernel(format!(
+            "no probe sees {}: {reason}",
+            role.what
+        )));
+    }
+    states.push(Probe {
+        name: format!("ledger fentry:{}", role.ways[0].function),
+        state: ProbeState::Off,
+        reason: Some(format!("{} are not seen: {reason}", role.what)),
+    });
+    Ok(None)
+}
+
+fn attach_entry(way: &Way, ebpf: &mut Ebpf, types: &aya::Btf) -> Result<ProgramFd, TierError> {
+    let program: &mut FEntry = ebpf
+        .program_mut(way.program)
+        .and_then(|program| program.try_into().ok())
+        .ok_or(TierError::Object(way.program))?;
+    program
+        .load(way.function, types)
+        .map_err(TierError::kernel)?;
+    program.attach().map_err(TierError::kernel)?;
+    let fd = program.fd().map_err(TierError::kernel)?;
+    fd.try_clone().map_err(TierError::kernel)
+}
+
+/// Hooks the return of `exit_mmap`, which every kernel has by the time its entry has been hooked.
+pub fn attach_after_end(
+    ebpf: &mut Ebpf,
+    types: &aya::Btf,
+    states: &mut Vec<Probe>,
+) -> Result<ProgramFd, TierError> {
+    let name = names::AFTER_END;
+    let program: &mut FExit = ebpf
+        .program_mut(name)
+        .and_then(|program| program.try_into().ok())
+        .ok_or(TierError::Object(name))?;
+    program
+        .load("exit_mmap", types)
+        .map_err(TierError::kernel)?;
+    program.attach().map_err(TierError::kernel)?;
+    states.push(attached("ledger fexit:exit_mmap".into()));
+    let fd = program.fd().map_err(TierError::kernel)?;
+    fd.try_clone().map_err(TierError::kernel)
+}
+
+pub(super) fn attached(name: String) -> Probe {
+    Probe {
+        name,
+        state: ProbeState::Attached,
+        reason: None,
+    }
+}
