@@ -31,8 +31,10 @@ pub struct Chunk {
     pub key: u64,
     /// The epoch that `bits` belong to; written after them. 0: not yet written.
     pub epoch: u64,
-    /// Above 0 while a CPU copies. (64 bits, as the atomic instructions of the first BPF version are.)
-    pub claimed: u64,
+    /// The highest epoch for which somebody has begun to write `bits`.
+    pub begun: u64,
+    /// 1: taken. (64 bits, as the atomic instructions of the first BPF version are.)
+    pub taken: u64,
     /// Bit n: page n was resident and counted in RSS.
     pub bits: [u64; CHUNK_WORDS],
 }
@@ -87,14 +89,14 @@ pub struct State {
     pub highest_pages: u64,
     /// When that was: `CLOCK_MONOTONIC`, in ns.
     pub highest_ns: u64,
-    /// [`Chunk`]s in use.
+    /// [`Chunk`]s in use, at most.
     pub chunks: u64,
     /// Chunks that could not be copied because the pool was full.
     pub pool_full: u64,
     /// Address spaces that could not be followed because their table was full.
     pub spaces_full: u64,
-    /// Parts of page tables that could not be copied: not readable, more than one walk reaches, or
-    /// another CPU did not finish its copy in time.
+    /// Parts of page tables that could not be copied: not readable, more than one walk reaches, a lock
+    /// that was held for too long, or a late copy that came into the next epoch's.
     pub unreadable: u64,
     /// Times that copying was off although the tree was not above the candidate: pages had gone
     /// without a removal that we know, or in one that had been looked at before others grew the tree.
@@ -114,7 +116,7 @@ impl State {
 }
 
 const _: () =
-    assert!(size_of::<Chunk>() == 88 && size_of::<Space>() == 72 && size_of::<State>() == 104);
+    assert!(size_of::<Chunk>() == 96 && size_of::<Space>() == 72 && size_of::<State>() == 104);
 
 /// Names of programs, maps and globals, as user space looks them up.
 pub mod names {
@@ -131,8 +133,12 @@ pub mod names {
     ];
     /// fentry programs of tier A: see `profiler/src/probes/functions.rs` for what they attach to.
     pub const BEFORE_FAULT: &str = "ledger_before_fault";
+    /// The same once more, for kernels that preempt these programs.
+    pub const BEFORE_FAULT_AGAIN: &str = "ledger_before_fault_again";
     /// Before pages are removed from a mapping.
     pub const BEFORE_UNMAP: &str = "ledger_before_unmap";
+    /// The same once more, for kernels that preempt these programs.
+    pub const BEFORE_UNMAP_AGAIN: &str = "ledger_before_unmap_again";
     /// Before an address space is emptied.
     pub const BEFORE_END: &str = "ledger_before_end";
     /// (fexit) after it has been emptied.

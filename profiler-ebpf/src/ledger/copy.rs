@@ -1,10 +1,10 @@
 //! Copying what is about to change: page table entries → the bits of a chunk.
 
 use aya_ebpf::{helpers::bpf_probe_read_kernel_buf, macros::map, maps::PerCpuArray};
-use profiler_ebpf::ledger_wire::{CHUNK_BYTES, CHUNK_NUMBER_BITS, Chunk};
+use profiler_ebpf::ledger_wire::{CHUNK_BYTES, CHUNK_NUMBER_BITS, CHUNK_WORDS, Chunk, State};
 
 use super::kernel::read;
-use super::lock::{self, ATTEMPTS, Lock, pause, try_lock, unlock};
+use super::lock::{add, try_lock, unlock};
 use super::maps::{CHUNKS, POOL, direct_map, frame_mask, huge_zero, space, state, top_shift};
 
 /// `arch/x86/include/asm/pgtable_types.h`: bits of a page table entry.
@@ -42,22 +42,22 @@ fn lost() {
 
 #[inline(always)]
 fn chunk(index: u32) -> Option<&'static mut Chunk> {
-    // SAFETY: never freed. Its bits belong to whoever holds its lock, its epoch is read and written
-    // whole.
+    // SAFETY: never freed; see `keep` for what happens when two write it.
     POOL.get_ptr_mut(index).map(|chunk| unsafe { &mut *chunk })
 }
 
+/// A word that other CPUs write.
 #[inline(always)]
-fn epoch_of(chunk: &Chunk) -> u64 {
-    // SAFETY: a reference is valid; volatile, because another CPU writes it.
-    unsafe { (&raw const chunk.epoch).read_volatile() }
+fn seen(word: &u64) -> u64 {
+    // SAFETY: a reference is valid; volatile, so that it is read here and now.
+    unsafe { (&raw const *word).read_volatile() }
 }
 
-/// Says that the bits are those of this epoch: written last.
+/// The counterpart of [`seen`]: x86 makes stores visible in their order.
 #[inline(always)]
-fn finish(chunk: &mut Chunk, epoch: u32) {
+fn tell(word: &mut u64, value: u64) {
     // SAFETY: as above.
-    unsafe { (&raw mut chunk.epoch).write_volatile(u64::from(epoch)) };
+    unsafe { (&raw mut *word).write_volatile(value) };
 }
 
 /// Whether the chunk around `address` has been copied in this epoch.
@@ -67,10 +67,10 @@ pub fn is_copied_at(space: u32, epoch: u32, address: u64) -> bool {
     let Some(&index) = (unsafe { CHUNKS.get(key(space, address)) }) else {
         return false;
     };
-    chunk(index).is_some_and(|chunk| epoch_of(chunk) == u64::from(epoch))
+    chunk(index).is_some_and(|chunk| seen(&chunk.epoch) >= u64::from(epoch))
 }
 
-/// Index of the chunk with this key in the pool; takes the next free one for a new key.
+/// Index of the chunk with this key in the pool; takes a free one for a new key.
 #[inline(always)]
 fn index_of(key: u64) -> Option<u32> {
     // SAFETY: entries are never removed while programs run.
@@ -78,18 +78,11 @@ fn index_of(key: u64) -> Option<u32> {
         return Some(index);
     }
     let state = state()?;
-    if !lock::lock(Lock::Pool) {
-        lost();
-        return None;
+    if let Some(index) = take_free(state) {
+        // Somebody may have entered the key since; that index is the one then, and ours is wasted.
+        const BPF_NOEXIST: u64 = 1;
+        let _ = CHUNKS.insert(key, index, BPF_NOEXIST);
     }
-    let index = state.chunks as u32;
-    // Somebody may have entered the key since; its index is the one then, and ours stays free.
-    const BPF_NOEXIST: u64 = 1;
-    let entered = POOL.get_ptr(index).is_some() && CHUNKS.insert(key, index, BPF_NOEXIST).is_ok();
-    if entered {
-        state.chunks += 1;
-    }
-    lock::release(Lock::Pool);
     // SAFETY: as above.
     let found = unsafe { CHUNKS.get(key) }.copied();
     if found.is_none() {
@@ -98,50 +91,48 @@ fn index_of(key: u64) -> Option<u32> {
     found
 }
 
-/// Takes the lock of a chunk, if it is to be copied in this epoch (1), or waits until another CPU has
-/// copied it (0): going on before would change what is being copied.
-#[unsafe(no_mangle)]
-#[inline(never)]
-extern "C" fn ledger_claim(index: u32, epoch: u32) -> u32 {
-    let Some(chunk) = chunk(index) else { return 0 };
-    let mut attempt = 0;
-    while attempt < ATTEMPTS {
-        if epoch_of(chunk) == u64::from(epoch) {
-            return 0;
+/// Chunks that are looked at for a free one: as many as others may be taking at the same moment.
+const CANDIDATES: u64 = 16;
+
+/// Takes a chunk that nobody has. Each one looked at counts as used, for user space must find all that
+/// are; those that two have met at and left are wasted.
+#[inline(always)]
+fn take_free(state: &mut State) -> Option<u32> {
+    let first = seen(&state.chunks);
+    let mut tried = 0;
+    while tried < CANDIDATES {
+        let index = first + tried;
+        add(&raw mut state.chunks, 1);
+        if try_lock(&raw mut chunk(index as u32)?.taken) {
+            return Some(index as u32);
         }
-        if try_lock(&raw mut chunk.claimed) {
-            if epoch_of(chunk) != u64::from(epoch) {
-                return 1;
-            }
-            unlock(&raw mut chunk.claimed);
-            return 0;
-        }
-        pause();
-        attempt += 1;
+        tried += 1;
     }
-    lost();
-    0
+    None
 }
 
+/// The bits of a chunk.
+type Bits = [u64; CHUNK_WORDS];
+
 #[inline(always)]
-fn fill(chunk: &mut Chunk, bits: u64) {
-    for word in &mut chunk.bits {
-        *word = bits;
+fn fill(bits: &mut Bits, all: u64) {
+    for word in bits {
+        *word = all;
     }
 }
 
-/// Copies the page of entries at `table` (kernel address).
+/// Takes the bits from the page of entries at `table` (kernel address). False: it cannot be read.
 #[inline(always)]
-fn copy_entries(chunk: &mut Chunk, entries: &mut [u64; 512], table: u64) {
+fn take_entries(into: &mut Bits, entries: &mut [u64; 512], table: u64) -> bool {
     // SAFETY: a [u64; 512] is 4096 bytes.
     let bytes = unsafe { &mut *entries.as_mut_ptr().cast::<[u8; 4096]>() };
     // SAFETY: the helper checks the address.
     if unsafe { bpf_probe_read_kernel_buf(table as *const u8, bytes) }.is_err() {
         lost();
-        return;
+        return false;
     }
     let mut word = 0;
-    while word < 8 {
+    while word < CHUNK_WORDS {
         let mut bits = 0_u64;
         let mut bit = 0;
         while bit < 64 {
@@ -153,9 +144,10 @@ fn copy_entries(chunk: &mut Chunk, entries: &mut [u64; 512], table: u64) {
             bit += 1;
         }
         // SAFETY: as above.
-        unsafe { *chunk.bits.as_mut_ptr().add(word & 7) = bits };
+        unsafe { *into.as_mut_ptr().add(word & 7) = bits };
         word += 1;
     }
+    true
 }
 
 const _: () = assert!(PRESENT == 1 && PROTNONE == 1 << 8 && SPECIAL == 1 << 9);
@@ -176,6 +168,7 @@ struct Walk {
     fresh_end: u64,
     space: u32,
     epoch: u32,
+    bits: Bits,
     entries: [u64; 512],
 }
 
@@ -318,43 +311,62 @@ extern "C" fn ledger_step(slot: u32) -> u32 {
     if !present && walk.how != WITH_EMPTY {
         return end;
     }
-    let Some(index) = index_of(key(walk.space, at)) else {
+    let key = key(walk.space, at);
+    let Some(chunk) = index_of(key).and_then(chunk) else {
         return end;
     };
-    if ledger_claim(index, walk.epoch) == 0 {
+    let epoch = u64::from(walk.epoch);
+    if seen(&chunk.epoch) >= epoch {
         return end;
     }
-    let Some(chunk) = chunk(index) else {
-        return end;
-    };
-    chunk.key = key(walk.space, at);
+    let bits = &mut walk.bits;
     if !present || shift > 21 {
-        fill(chunk, 0);
+        fill(bits, 0);
     } else if entry & HUGE != 0 {
         let zero = entry & SPECIAL != 0
             || (huge_zero() != 0 && entry & frame_mask() & !(CHUNK_BYTES - 1) == huge_zero());
-        fill(chunk, if zero { 0 } else { u64::MAX });
+        fill(bits, if zero { 0 } else { u64::MAX });
     } else {
         let table = direct_map().wrapping_add(entry & frame_mask());
-        copy_entries(chunk, &mut walk.entries, table);
+        if !take_entries(bits, &mut walk.entries, table) {
+            return end;
+        }
     }
     if walk.fresh_end != 0 {
-        clear(chunk, at, walk.fresh_start, walk.fresh_end);
+        clear(bits, at, walk.fresh_start, walk.fresh_end);
     }
-    finish(chunk, walk.epoch);
-    unlock(&raw mut chunk.claimed);
+    keep(chunk, key, bits, epoch);
+    end
+}
+
+/// Keeps what was read for an epoch. No lock is needed: whoever is about to change the chunk has its bits
+/// kept first, by itself if nobody else has. So as long as nobody has finished, nobody has changed
+/// anything, and all who come to the end of this function with the same epoch have read the same bits.
+#[inline(always)]
+fn keep(chunk: &mut Chunk, key: u64, bits: &Bits, epoch: u64) {
+    // After the reading: whoever finished before it may have changed what was read.
+    if seen(&chunk.epoch) >= epoch || seen(&chunk.begun) > epoch {
+        return;
+    }
+    tell(&mut chunk.begun, epoch);
+    chunk.key = key;
+    chunk.bits = *bits;
+    tell(&mut chunk.epoch, epoch);
+    // Preempted in here for so long that the next epoch's bits were written: they may be ours now.
+    if seen(&chunk.begun) > epoch {
+        lost();
+    }
     if let Some(state) = state() {
         state.copies += 1;
     }
-    end
 }
 
 /// Clears the bits of the pages in `start..end`. `at` is any address in the chunk.
 #[inline(always)]
-fn clear(chunk: &mut Chunk, at: u64, start: u64, end: u64) {
+fn clear(bits: &mut Bits, at: u64, start: u64, end: u64) {
     let base = at & !(CHUNK_BYTES - 1);
     let mut word = 0;
-    while word < 8 {
+    while word < CHUNK_WORDS {
         let first = base + word as u64 * WORD_BYTES;
         // The pages of this word from `from` up to `to` are fresh.
         let from = if start > first {
@@ -375,7 +387,7 @@ fn clear(chunk: &mut Chunk, at: u64, start: u64, end: u64) {
                 !(u64::MAX << (to & 63))
             };
             // SAFETY: the mask keeps the index inside; it is for the verifier.
-            unsafe { *chunk.bits.as_mut_ptr().add(word & 7) &= !(above & below) };
+            unsafe { *bits.as_mut_ptr().add(word & 7) &= !(above & below) };
         }
         word += 1;
     }

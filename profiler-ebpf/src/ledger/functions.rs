@@ -39,6 +39,18 @@ macro_rules! mm_of {
 /// itself brings as if there had been one (populate, mlock, ptrace, direct I/O).
 #[fentry]
 pub fn ledger_before_fault(ctx: FEntryContext) -> i32 {
+    fault(ctx)
+}
+
+/// The same once more. A kernel that preempts these programs skips one on a CPU where it is already under
+/// way for another task; then this one does what there is to do. Otherwise it finds it done.
+#[fentry]
+pub fn ledger_before_fault_again(ctx: FEntryContext) -> i32 {
+    fault(ctx)
+}
+
+#[inline(always)]
+fn fault(ctx: FEntryContext) -> i32 {
     let Some(state) = state() else { return 0 };
     if state.copies_changes() {
         before_fault(state, mm_of!(ctx.arg(0)), ctx.arg(1));
@@ -50,6 +62,17 @@ pub fn ledger_before_fault(ctx: FEntryContext) -> i32 {
 /// MADV_DONTNEED, truncation and exit come to it, once for each mapping.
 #[fentry]
 pub fn ledger_before_unmap(ctx: FEntryContext) -> i32 {
+    unmap(ctx)
+}
+
+/// The same once more: see [`ledger_before_fault_again`].
+#[fentry]
+pub fn ledger_before_unmap_again(ctx: FEntryContext) -> i32 {
+    unmap(ctx)
+}
+
+#[inline(always)]
+fn unmap(ctx: FEntryContext) -> i32 {
     if let Some(index) = space_of(mm_of!(ctx.arg(1))) {
         before_removal(index, ctx.arg(2), ctx.arg(3));
     }

@@ -14,23 +14,22 @@ use aya_ebpf::{helpers::bpf_ktime_get_ns, macros::map, maps::Array};
 #[repr(u32)]
 #[derive(Clone, Copy)]
 pub enum Lock {
-    /// The next free chunk of the pool.
-    Pool = 0,
     /// The next free address space.
-    Spaces = 1,
+    Spaces = 0,
     /// Making a new candidate.
-    Candidate = 2,
+    Candidate = 1,
 }
 
 #[map]
-static LOCKS: Array<u64> = Array::with_max_entries(3, 0);
+static LOCKS: Array<u64> = Array::with_max_entries(2, 0);
 
 /// How often a held lock is looked at before it is given up: some 50 µs, ten times as long as the
 /// longest is held, unless whoever holds it has been preempted.
-pub const ATTEMPTS: u32 = 1000;
+const ATTEMPTS: u32 = 1000;
 
+/// Adds, without a result.
 #[inline(always)]
-fn add(word: *mut u64, value: u64) {
+pub fn add(word: *mut u64, value: u64) {
     // SAFETY: callers pass a word of a map value, which lives as long as the program. The result is
     // not used, which makes the instruction the old one.
     unsafe {
@@ -62,7 +61,7 @@ pub fn unlock(word: *mut u64) {
 
 /// A moment's rest before the next look at a held lock.
 #[inline(always)]
-pub fn pause() {
+fn pause() {
     // SAFETY: the helper has no preconditions; it takes some 20 to 50 ns.
     let _ = unsafe { bpf_ktime_get_ns() };
 }

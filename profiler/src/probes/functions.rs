@@ -29,6 +29,8 @@ pub struct Role {
 pub struct Way {
     /// The program in the object.
     pub program: &'static str,
+    /// The same program once more, if there is one.
+    pub again: Option<&'static str>,
     /// The function in the kernel.
     pub function: &'static str,
     /// How many arguments it has where the program understands it.
@@ -42,9 +44,42 @@ const fn way(
 ) -> Way {
     Way {
         program,
+        again: None,
         function,
         arguments,
     }
+}
+
+/// For functions that are called so often that a kernel which preempts eBPF programs (`preemptible`)
+/// sooner or later has one under way on a CPU where it should run for another task. It is skipped then
+/// (`prog->active`, kernel/bpf/trampoline.c); a second copy of it is not.
+const fn twice(
+    program: &'static str,
+    again: &'static str,
+    function: &'static str,
+    arguments: RangeInclusive<usize>,
+) -> Way {
+    Way {
+        program,
+        again: Some(again),
+        function,
+        arguments,
+    }
+}
+
+/// Whether this kernel preempts its own code by default: since Linux 6.13 there is lazy preemption, which
+/// distributions chose. (Kernels that were built for full preemption before are taken for others; what
+/// they skip is counted all the same.)
+fn preemptible() -> bool {
+    let release = nix::sys::utsname::uname().map(|names| names.release().to_os_string());
+    let release = release.unwrap_or_default();
+    version(&release.to_string_lossy()).is_some_and(|version| version >= (6, 13))
+}
+
+/// `6.18.15+deb13-cloud-amd64` → (6, 18)
+fn version(release: &str) -> Option<(u32, u32)> {
+    let mut numbers = release.split(|c: char| !c.is_ascii_digit());
+    Some((numbers.next()?.parse().ok()?, numbers.next()?.parse().ok()?))
 }
 
 /// All of them; checked on 5.10, 6.1, 6.12, 6.18 and 7.2.
@@ -58,9 +93,19 @@ pub const ROLES: [Role; 11] = [
         what: "pages that are unmapped",
         required: true,
         ways: &[
-            way(names::BEFORE_UNMAP, "unmap_page_range", 5..=5),
+            twice(
+                names::BEFORE_UNMAP,
+                names::BEFORE_UNMAP_AGAIN,
+                "unmap_page_range",
+                5..=5,
+            ),
             // Since Linux 7.1.
-            way(names::BEFORE_UNMAP, "__zap_vma_range", 5..=5),
+            twice(
+                names::BEFORE_UNMAP,
+                names::BEFORE_UNMAP_AGAIN,
+                "__zap_vma_range",
+                5..=5,
+            ),
         ],
     },
     Role {
@@ -81,7 +126,12 @@ pub const ROLES: [Role; 11] = [
     Role {
         what: "page faults",
         required: true,
-        ways: &[way(names::BEFORE_FAULT, "handle_mm_fault", 4..=4)],
+        ways: &[twice(
+            names::BEFORE_FAULT,
+            names::BEFORE_FAULT_AGAIN,
+            "handle_mm_fault",
+            4..=4,
+        )],
     },
     Role {
         what: "pages that the kernel takes back (reclaim)",
@@ -126,14 +176,15 @@ pub const ROLES: [Role; 11] = [
     },
 ];
 
-/// Hooks a role where the kernel has a way to it; the descriptor of the program, for its statistics.
+/// Hooks a role where the kernel has a way to it; the descriptors of the program and of its second copy,
+/// for their statistics.
 pub fn attach(
     role: &Role,
     ebpf: &mut Ebpf,
     kernel: &Btf,
     types: &aya::Btf,
     states: &mut Vec<Probe>,
-) -> Result<Option<ProgramFd>, TierError> {
+) -> Result<Vec<ProgramFd>, TierError> {
     let mut reasons = Vec::new();
     for way in role.ways {
         let Some(arguments) = kernel.function_arguments(way.function) else {
@@ -144,10 +195,10 @@ pub fn attach(
             reasons.push(format!("{} has {arguments} arguments", way.function));
             continue;
         }
-        match attach_entry(way, ebpf, types) {
-            Ok(fd) => {
+        match attach_way(way, ebpf, types) {
+            Ok(programs) => {
                 states.push(attached(format!("ledger fentry:{}", way.function)));
-                return Ok(Some(fd));
+                return Ok(programs);
             }
             Err(error) => reasons.push(format!("{}: {error}", way.function)),
         }
@@ -164,17 +215,29 @@ pub fn attach(
         state: ProbeState::Off,
         reason: Some(format!("{} are not seen: {reason}", role.what)),
     });
-    Ok(None)
+    Ok(Vec::new())
 }
 
-fn attach_entry(way: &Way, ebpf: &mut Ebpf, types: &aya::Btf) -> Result<ProgramFd, TierError> {
+fn attach_way(way: &Way, ebpf: &mut Ebpf, types: &aya::Btf) -> Result<Vec<ProgramFd>, TierError> {
+    let again = way.again.filter(|_| preemptible());
+    [Some(way.program), again]
+        .into_iter()
+        .flatten()
+        .map(|program| attach_entry(program, way.function, ebpf, types))
+        .collect()
+}
+
+fn attach_entry(
+    program: &'static str,
+    function: &str,
+    ebpf: &mut Ebpf,
+    types: &aya::Btf,
+) -> Result<ProgramFd, TierError> {
     let program: &mut FEntry = ebpf
-        .program_mut(way.program)
+        .program_mut(program)
         .and_then(|program| program.try_into().ok())
-        .ok_or(TierError::Object(way.program))?;
-    program
-        .load(way.function, types)
-        .map_err(TierError::kernel)?;
+        .ok_or(TierError::Object(program))?;
+    program.load(function, types).map_err(TierError::kernel)?;
     program.attach().map_err(TierError::kernel)?;
     let fd = program.fd().map_err(TierError::kernel)?;
     fd.try_clone().map_err(TierError::kernel)
@@ -205,5 +268,18 @@ pub(super) fn attached(name: String) -> Probe {
         name,
         state: ProbeState::Attached,
         reason: None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_version_is_the_first_two_numbers_of_a_release() {
+        assert_eq!(version("6.18.15+deb13-cloud-amd64"), Some((6, 18)));
+        assert_eq!(version("7.2-rc1"), Some((7, 2)));
+        assert_eq!(version("unknown"), None);
+        assert!(version("6.12.107+deb13") < version("6.13.0"));
     }
 }

@@ -45,8 +45,8 @@ pub struct LedgerProbes {
     state: Mapped,
     /// [`Tier::A`] or [`Tier::B`].
     tier: Tier,
-    /// For statistics of the programs.
-    programs: Vec<ProgramFd>,
+    /// For statistics: each program with its second copy, where it has one.
+    programs: Vec<Vec<ProgramFd>>,
 }
 
 /// What the ledger held at one moment, as bytes: see [`crate::residency::ledger`].
@@ -104,11 +104,11 @@ impl LedgerProbes {
     ) -> Result<(), TierError> {
         let kernel = Btf::of_kernel()?;
         for role in &functions::ROLES {
-            self.programs
-                .extend(functions::attach(role, ebpf, &kernel, types, states)?);
+            let programs = functions::attach(role, ebpf, &kernel, types, states)?;
+            self.programs.push(programs);
         }
-        self.programs
-            .push(functions::attach_after_end(ebpf, types, states)?);
+        let after_end = functions::attach_after_end(ebpf, types, states)?;
+        self.programs.push(vec![after_end]);
         if kernel.function_arguments("collapse_huge_page").is_none() {
             self.attach_huge(ebpf, types, states);
         }
@@ -193,7 +193,7 @@ impl LedgerProbes {
     fn keep(&mut self, fd: Result<&ProgramFd, ProgramError>) -> Result<(), TierError> {
         let fd = fd.map_err(TierError::kernel)?;
         self.programs
-            .push(fd.try_clone().map_err(TierError::kernel)?);
+            .push(vec![fd.try_clone().map_err(TierError::kernel)?]);
         Ok(())
     }
 
@@ -213,11 +213,14 @@ impl LedgerProbes {
         }
     }
 
-    /// How often a program was skipped because it was already running on its CPU.
+    /// How often a program was skipped, at most, because it was already running on its CPU. Of one with a
+    /// second copy, only what both skipped is lost.
     pub fn recursion_misses(&self) -> u64 {
+        let misses =
+            |program: &ProgramFd| recursion_misses(program.as_fd().as_raw_fd()).unwrap_or(0);
         self.programs
             .iter()
-            .map(|program| recursion_misses(program.as_fd().as_raw_fd()).unwrap_or(0))
+            .map(|copies| copies.iter().map(misses).min().unwrap_or(0))
             .sum()
     }
 }

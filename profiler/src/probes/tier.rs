@@ -17,9 +17,6 @@ pub enum Tier {
 }
 
 impl Tier {
-    /// Best first.
-    pub const ALL: [Tier; 3] = [Tier::A, Tier::B, Tier::C];
-
     /// `"A"`, `"B"` or `"C"`, as in the results.
     pub fn name(self) -> &'static str {
         match self {

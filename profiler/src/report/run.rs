@@ -217,6 +217,9 @@ fn write_trust(out: &mut String, run: &Run) -> std::fmt::Result {
             )?;
         }
     }
+    for refused in &run.refused_tiers {
+        writeln!(out, "not tier {}: {}", refused.tier, refused.reason)?;
+    }
     let EventCounts {
         seen,
         dropped,

@@ -27,10 +27,11 @@ impl Ledger {
     pub fn decode(state: &[u8], spaces: &[u8], pool: &[u8]) -> Ledger {
         let state = decode_state(state);
         let chunks: Vec<Chunk> = records::<{ size_of::<Chunk>() / 8 }>(pool)
-            .map(|[key, epoch, claimed, bits @ ..]| Chunk {
+            .map(|[key, epoch, begun, taken, bits @ ..]| Chunk {
                 key,
                 epoch,
-                claimed,
+                begun,
+                taken,
                 bits,
             })
             .collect();
@@ -216,7 +217,8 @@ mod tests {
         Chunk {
             key: space << CHUNK_NUMBER_BITS | number,
             epoch,
-            claimed: epoch,
+            begun: epoch,
+            taken: 1,
             bits,
         }
     }
@@ -225,7 +227,7 @@ mod tests {
         let mut state = vec![0; size_of::<State>()];
         state[..4].copy_from_slice(&7_u32.to_ne_bytes());
         let words = chunks.iter().flat_map(|chunk| {
-            [chunk.key, chunk.epoch, chunk.claimed]
+            [chunk.key, chunk.epoch, chunk.begun, chunk.taken]
                 .into_iter()
                 .chain(chunk.bits)
         });

@@ -129,11 +129,25 @@ pub struct Run {
     /// What the page ledger found; `None` in tier C.
     #[serde(default)]
     pub ledger: Option<Ledger>,
+    /// Better tiers that were tried first.
+    #[serde(default)]
+    pub refused_tiers: Vec<RefusedTier>,
+}
+
+/// A tier that cannot be had here.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RefusedTier {
+    /// `"A"` or `"B"`.
+    pub tier: String,
+    /// Why.
+    pub reason: String,
 }
 
 /// The page ledger's own account: what it found, and everything that it may have missed.
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
 pub struct Ledger {
+    /// `"A"` or `"B"`: what fed it.
+    pub tier: String,
     /// The composition in `peak` is the ledger's (else that of a scan which found more).
     pub composed: bool,
     /// Highest RSS of the tree by the kernel's exact counters, looked at before every removal.

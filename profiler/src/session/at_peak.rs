@@ -420,7 +420,8 @@ mod tests {
             vec![Chunk {
                 key: 0,
                 epoch: 1,
-                claimed: 1,
+                begun: 1,
+                taken: 1,
                 bits,
             }],
         );

@@ -84,6 +84,7 @@ pub(super) fn run(ended: Ended, job: &Job, started: SystemTime) -> Result<Run> {
         warnings,
         settings: ended.settings,
         ledger: ended.ledger,
+        refused_tiers: ended.refused_tiers,
         ..unmeasured(job, started, outcome, reason)
     })
 }
@@ -117,6 +118,7 @@ pub fn unmeasured(job: &Job, started: SystemTime, outcome: Outcome, reason: Opti
         warnings: Vec::new(),
         settings: Vec::new(),
         ledger: None,
+        refused_tiers: Vec::new(),
     }
 }
 
@@ -143,9 +145,7 @@ fn peak(
         rss_bytes: best.rss_bytes,
         pss_bytes: best.pss_bytes,
         vm_hwm_bytes,
-        tier: if ledger.is_some() { Tier::B } else { Tier::C }
-            .name()
-            .into(),
+        tier: ledger.map_or(Tier::C.name(), |ledger| &ledger.tier).into(),
         error_bound_bytes: match ledger {
             Some(ledger) => ledger.error_bound_bytes,
             None => vm_hwm_bytes.saturating_sub(best.rss_bytes),

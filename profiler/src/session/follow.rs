@@ -46,7 +46,7 @@ use crate::{
         scan::{self, scan_tree},
         vm_hwm_bytes,
     },
-    results::{Counters, Probe, TimelinePoint},
+    results::{Counters, Probe, RefusedTier, TimelinePoint},
 };
 
 /// How often RSS is polled.
@@ -83,6 +83,7 @@ pub(super) struct Following<'a> {
     launch_ns: Option<u64>,
     alive_ns: Option<u64>,
     warnings: Vec<String>,
+    refused_tiers: Vec<RefusedTier>,
     environment: &'a [(String, String)],
 }
 
@@ -92,6 +93,8 @@ pub(super) struct Ended {
     pub ledger: Option<crate::results::Ledger>,
     /// And the highest RSS of each process.
     pub highest: Highest,
+    /// Better tiers that were refused.
+    pub refused_tiers: Vec<RefusedTier>,
     pub analysis: Analysis,
     pub high_water_marks: HashMap<u32, u64>,
     pub frozen: Duration,
@@ -156,7 +159,16 @@ impl<'a> Following<'a> {
             launch_ns: None,
             alive_ns: None,
             warnings,
+            refused_tiers: Vec::new(),
             environment: &job.environment,
+        }
+    }
+
+    /// Notes the tiers that were tried before this one.
+    pub fn in_place_of(self, refused_tiers: Vec<RefusedTier>) -> Self {
+        Following {
+            refused_tiers,
+            ..self
         }
     }
 
@@ -487,6 +499,7 @@ impl<'a> Following<'a> {
         Ok(Ended {
             ledger,
             highest,
+            refused_tiers: self.refused_tiers,
             analysis,
             high_water_marks: self.high_water_marks,
             frozen: self.frozen,

@@ -37,6 +37,7 @@ pub(super) fn read(
     let state = &ledger.state;
     let seconds = |ns: u64| ns.saturating_sub(exec_ns) as f64 / 1e9;
     let mut account = results::Ledger {
+        tier: probes.tier().name().into(),
         highest_bytes: state.highest_pages * PAGE,
         highest_at_seconds: seconds(state.highest_ns),
         composed_bytes: state.candidate_pages * PAGE,

@@ -38,7 +38,7 @@ use crate::{
         tier::Tier,
     },
     residency::Snapshot,
-    results::Run,
+    results::{RefusedTier, Run},
 };
 use follow::{Ended, Following};
 use job::Job;
@@ -117,7 +117,7 @@ fn attach_and_follow(
     group: &TargetGroup,
     tier: Option<Tier>,
     mut event_log: EventLog,
-    mut warnings: Vec<String>,
+    warnings: Vec<String>,
 ) -> Result<Ended, SessionError> {
     let root = held.pid.as_raw() as u32;
     group
@@ -125,14 +125,16 @@ fn attach_and_follow(
         .context("cannot move the target into its group")?;
     record(&mut event_log, &Entry::Root(root))?;
 
-    let mut probes = attach(tier, &mut warnings)?;
+    let mut refused_tiers = Vec::new();
+    let mut probes = attach(tier, &mut refused_tiers)?;
     probes.follow(root)?;
     let counters = TreeCounters::open(held.pid.as_raw());
     // Once the target runs, a signal waits until the event loop is there to act on it.
     follow::hold_signals();
     let running = held.release()?;
 
-    let following = Following::new(job, group, probes, counters, event_log, warnings);
+    let following = Following::new(job, group, probes, counters, event_log, warnings)
+        .in_place_of(refused_tiers);
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
@@ -141,26 +143,20 @@ fn attach_and_follow(
 }
 
 /// The probes of a tier; without a wish, of the best tier that loads.
-fn attach(tier: Option<Tier>, warnings: &mut Vec<String>) -> Result<Probes, AttachError> {
-    let Some((&last, better)) = tier
-        .as_ref()
-        .map_or(&Tier::ALL[..], std::slice::from_ref)
-        .split_last()
-    else {
-        unreachable!("there are tiers");
-    };
-    for &tier in better {
+fn attach(wish: Option<Tier>, refused: &mut Vec<RefusedTier>) -> Result<Probes, AttachError> {
+    if let Some(tier) = wish {
+        return Probes::attach_tier(RING_BYTES, tier);
+    }
+    for tier in [Tier::A, Tier::B] {
         match Probes::attach_tier(RING_BYTES, tier) {
-            Err(AttachError::Tier(error)) => {
-                warnings.push(format!(
-                    "tier {} is not to be had here: {error}",
-                    tier.name()
-                ));
-            }
+            Err(AttachError::Tier(error)) => refused.push(RefusedTier {
+                tier: tier.name().into(),
+                reason: error.to_string(),
+            }),
             other => return other,
         }
     }
-    Probes::attach_tier(RING_BYTES, last)
+    Probes::attach_tier(RING_BYTES, Tier::C)
 }
 
 fn make_group(root: u32, warnings: &mut Vec<String>) -> TargetGroup {

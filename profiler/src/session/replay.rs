@@ -55,6 +55,7 @@ pub fn replay(log: Vec<Entry<Snapshot>>, job: &Job) -> Result<Run> {
     let ended = Ended {
         ledger: None,
         highest: HashMap::new(),
+        refused_tiers: Vec::new(),
         analysis,
         high_water_marks,
         timeline,

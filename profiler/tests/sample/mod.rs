@@ -335,6 +335,7 @@ impl Sample {
             warnings: Vec::new(),
             settings: vec!["GOGC=100".to_owned()],
             ledger: None,
+            refused_tiers: Vec::new(),
         }
     }
 }
