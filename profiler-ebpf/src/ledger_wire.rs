@@ -133,12 +133,16 @@ pub mod names {
     ];
     /// fentry programs of tier A: see `profiler/src/probes/functions.rs` for what they attach to.
     pub const BEFORE_FAULT: &str = "ledger_before_fault";
-    /// The same once more, for kernels that preempt these programs.
-    pub const BEFORE_FAULT_AGAIN: &str = "ledger_before_fault_again";
+    /// The same thrice more, for kernels that preempt these programs.
+    pub const BEFORE_FAULT_AGAIN: [&str; 3] = [
+        "ledger_before_fault_2",
+        "ledger_before_fault_3",
+        "ledger_before_fault_4",
+    ];
     /// Before pages are removed from a mapping.
     pub const BEFORE_UNMAP: &str = "ledger_before_unmap";
     /// The same once more, for kernels that preempt these programs.
-    pub const BEFORE_UNMAP_AGAIN: &str = "ledger_before_unmap_again";
+    pub const BEFORE_UNMAP_AGAIN: [&str; 1] = ["ledger_before_unmap_2"];
     /// Before an address space is emptied.
     pub const BEFORE_END: &str = "ledger_before_end";
     /// (fexit) after it has been emptied.
@@ -229,6 +233,8 @@ pub mod names {
     pub const TOP_SHIFT: &str = "TOP_SHIFT";
     /// Frame of the huge zero page (address, not number); 0 when unknown.
     pub const HUGE_ZERO: &str = "HUGE_ZERO";
+    /// Bit n: a swap entry of type n is a page that is being moved.
+    pub const MIGRATION_TYPES: &str = "MIGRATION_TYPES";
     /// A new candidate has more pages than the last one by at least its count >> this.
     pub const SLACK_SHIFT: &str = "SLACK_SHIFT";
 }

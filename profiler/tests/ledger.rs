@@ -27,8 +27,8 @@ const LEDGERS: [Tier; 2] = [Tier::A, Tier::B];
 /// Names the tiers that must load, which `cargo xtask vm` knows of its kernels: `A`.
 const REQUIRED: &str = "PROFILER_REQUIRED_TIERS";
 
-/// How many pages a scan and the kernel's counters may differ by: on 6.18 and 7.2 of Debian it is one,
-/// after a program has started another by exec.
+/// How many pages a scan and the kernel's counters may differ by. Debian's 7.2 was seen to count one page
+/// more than a scan finds in this workload, whenever it is asked; the cause is not known.
 const UNEXPLAINED: u64 = 2;
 
 /// The ledger of a tier, following every child of this process; `None`, and a line on stderr, where the
@@ -141,7 +141,7 @@ fn compare(tier: Tier, name: &str, arguments: &[&str]) -> Compared {
         (0, 0, 0),
         "{state:?}"
     );
-    assert_eq!(probes.ledger.as_ref().unwrap().recursion_misses(), 0);
+    assert_eq!(probes.ledger.as_ref().unwrap().skipped(), []);
     let index = ledger
         .at_candidate()
         .find(|&index| ledger.spaces[index].tgid == child.id())

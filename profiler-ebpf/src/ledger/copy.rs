@@ -5,7 +5,9 @@ use profiler_ebpf::ledger_wire::{CHUNK_BYTES, CHUNK_NUMBER_BITS, CHUNK_WORDS, Ch
 
 use super::kernel::read;
 use super::lock::{add, try_lock, unlock};
-use super::maps::{CHUNKS, POOL, direct_map, frame_mask, huge_zero, space, state, top_shift};
+use super::maps::{
+    CHUNKS, POOL, direct_map, frame_mask, huge_zero, migration_types, space, state, top_shift,
+};
 
 /// `arch/x86/include/asm/pgtable_types.h`: bits of a page table entry.
 const PRESENT: u64 = 1 << 0;
@@ -111,6 +113,14 @@ fn take_free(state: &mut State) -> Option<u32> {
     None
 }
 
+/// 1: this entry, which is not PRESENT, stands for a page that is on its way to another place (migration,
+/// compaction, a huge page that is split) and counts as RSS all the while. The type of a swap entry is
+/// in its bits 59 to 63 (arch/x86/include/asm/pgtable_64.h).
+#[inline(always)]
+fn is_moving(entry: u64) -> u64 {
+    (migration_types() >> (entry >> 59)) & 1
+}
+
 /// The bits of a chunk.
 type Bits = [u64; CHUNK_WORDS];
 
@@ -139,7 +149,8 @@ fn take_entries(into: &mut Bits, entries: &mut [u64; 512], table: u64) -> bool {
             // The index stays below 512: the mask is for the verifier.
             // SAFETY: see the line above.
             let entry = unsafe { *entries.as_ptr().add((word * 64 + bit) & 511) };
-            let resident = (entry | entry >> 8) & !(entry >> 9) & 1;
+            let mapped = (entry | entry >> 8) & 1;
+            let resident = (mapped & !(entry >> 9)) | (!mapped & is_moving(entry));
             bits |= resident << bit;
             bit += 1;
         }
@@ -299,8 +310,9 @@ extern "C" fn ledger_step(slot: u32) -> u32 {
         shift -= 9;
         level += 1;
     }
-    // A directory entry of a huge page may be without access, as a page table entry may.
-    let present = entry & PRESENT != 0 || (entry & (PROTNONE | HUGE)) == PROTNONE | HUGE;
+    // A directory entry of a huge page may be without access, as a page table entry may, or on its way.
+    let moving = shift == 21 && entry & PRESENT == 0 && is_moving(entry) != 0;
+    let present = entry & PRESENT != 0 || (entry & (PROTNONE | HUGE)) == PROTNONE | HUGE || moving;
     if shift > 21 && walk.how != WITH_EMPTY {
         // Nothing below (or a page of 1 GiB, which is hugetlbfs and no RSS).
         walk.cursor = (at | ((1_u64 << (shift & 63)) - 1)).wrapping_add(1);
@@ -322,6 +334,8 @@ extern "C" fn ledger_step(slot: u32) -> u32 {
     let bits = &mut walk.bits;
     if !present || shift > 21 {
         fill(bits, 0);
+    } else if moving {
+        fill(bits, u64::MAX);
     } else if entry & HUGE != 0 {
         let zero = entry & SPECIAL != 0
             || (huge_zero() != 0 && entry & frame_mask() & !(CHUNK_BYTES - 1) == huge_zero());

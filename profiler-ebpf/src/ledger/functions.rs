@@ -42,10 +42,22 @@ pub fn ledger_before_fault(ctx: FEntryContext) -> i32 {
     fault(ctx)
 }
 
-/// The same once more. A kernel that preempts these programs skips one on a CPU where it is already under
-/// way for another task; then this one does what there is to do. Otherwise it finds it done.
+/// The same again. A kernel that preempts these programs skips one on a CPU where it is already under way
+/// for another task; then the next one does what there is to do. Otherwise it finds it done.
 #[fentry]
-pub fn ledger_before_fault_again(ctx: FEntryContext) -> i32 {
+pub fn ledger_before_fault_2(ctx: FEntryContext) -> i32 {
+    fault(ctx)
+}
+
+/// See [`ledger_before_fault_2`].
+#[fentry]
+pub fn ledger_before_fault_3(ctx: FEntryContext) -> i32 {
+    fault(ctx)
+}
+
+/// See [`ledger_before_fault_2`].
+#[fentry]
+pub fn ledger_before_fault_4(ctx: FEntryContext) -> i32 {
     fault(ctx)
 }
 
@@ -65,9 +77,9 @@ pub fn ledger_before_unmap(ctx: FEntryContext) -> i32 {
     unmap(ctx)
 }
 
-/// The same once more: see [`ledger_before_fault_again`].
+/// The same again: see [`ledger_before_fault_2`].
 #[fentry]
-pub fn ledger_before_unmap_again(ctx: FEntryContext) -> i32 {
+pub fn ledger_before_unmap_2(ctx: FEntryContext) -> i32 {
     unmap(ctx)
 }
 

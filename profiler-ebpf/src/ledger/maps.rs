@@ -58,6 +58,7 @@ globals! {
     FRAME_MASK = frame_mask;
     TOP_SHIFT = top_shift;
     HUGE_ZERO = huge_zero;
+    MIGRATION_TYPES = migration_types;
     SLACK_SHIFT = slack_shift;
 }
 

@@ -29,8 +29,8 @@ pub struct Role {
 pub struct Way {
     /// The program in the object.
     pub program: &'static str,
-    /// The same program once more, if there is one.
-    pub again: Option<&'static str>,
+    /// The same program again, for kernels that preempt it.
+    pub again: &'static [&'static str],
     /// The function in the kernel.
     pub function: &'static str,
     /// How many arguments it has where the program understands it.
@@ -44,7 +44,7 @@ const fn way(
 ) -> Way {
     Way {
         program,
-        again: None,
+        again: &[],
         function,
         arguments,
     }
@@ -52,16 +52,17 @@ const fn way(
 
 /// For functions that are called so often that a kernel which preempts eBPF programs (`preemptible`)
 /// sooner or later has one under way on a CPU where it should run for another task. It is skipped then
-/// (`prog->active`, kernel/bpf/trampoline.c); a second copy of it is not.
-const fn twice(
+/// (`prog->active`, kernel/bpf/trampoline.c); another copy of it is not. Each copy made what all of them
+/// skip some thirty times rarer, on a translated guest, where programs are slow against the clock.
+const fn repeated(
     program: &'static str,
-    again: &'static str,
+    again: &'static [&'static str],
     function: &'static str,
     arguments: RangeInclusive<usize>,
 ) -> Way {
     Way {
         program,
-        again: Some(again),
+        again,
         function,
         arguments,
     }
@@ -93,16 +94,16 @@ pub const ROLES: [Role; 11] = [
         what: "pages that are unmapped",
         required: true,
         ways: &[
-            twice(
+            repeated(
                 names::BEFORE_UNMAP,
-                names::BEFORE_UNMAP_AGAIN,
+                &names::BEFORE_UNMAP_AGAIN,
                 "unmap_page_range",
                 5..=5,
             ),
             // Since Linux 7.1.
-            twice(
+            repeated(
                 names::BEFORE_UNMAP,
-                names::BEFORE_UNMAP_AGAIN,
+                &names::BEFORE_UNMAP_AGAIN,
                 "__zap_vma_range",
                 5..=5,
             ),
@@ -126,9 +127,9 @@ pub const ROLES: [Role; 11] = [
     Role {
         what: "page faults",
         required: true,
-        ways: &[twice(
+        ways: &[repeated(
             names::BEFORE_FAULT,
-            names::BEFORE_FAULT_AGAIN,
+            &names::BEFORE_FAULT_AGAIN,
             "handle_mm_fault",
             4..=4,
         )],
@@ -176,7 +177,7 @@ pub const ROLES: [Role; 11] = [
     },
 ];
 
-/// Hooks a role where the kernel has a way to it; the descriptors of the program and of its second copy,
+/// Hooks a role where the kernel has a way to it; the descriptors of the program and of its copies,
 /// for their statistics.
 pub fn attach(
     role: &Role,
@@ -219,11 +220,11 @@ pub fn attach(
 }
 
 fn attach_way(way: &Way, ebpf: &mut Ebpf, types: &aya::Btf) -> Result<Vec<ProgramFd>, TierError> {
-    let again = way.again.filter(|_| preemptible());
-    [Some(way.program), again]
-        .into_iter()
-        .flatten()
-        .map(|program| attach_entry(program, way.function, ebpf, types))
+    let again = if preemptible() { way.again } else { &[] };
+    [way.program]
+        .iter()
+        .chain(again)
+        .map(|&program| attach_entry(program, way.function, ebpf, types))
         .collect()
 }
 

@@ -85,6 +85,7 @@ impl Layout {
             (names::FRAME_MASK, FRAME_MASK),
             (names::TOP_SHIFT, top_shift),
             (names::HUGE_ZERO, huge_zero),
+            (names::MIGRATION_TYPES, migration_types(&btf)),
             (names::SLACK_SHIFT, 10),
         ];
         globals.extend(counters);
@@ -131,6 +132,19 @@ fn counters(btf: &Btf, oracle: &mut Oracle) -> Result<(Vec<u64>, Vec<Global>), T
         (names::CPUS, cpus),
     ];
     Ok((offsets, in_parts))
+}
+
+/// The types of swap entries that are pages being moved, as bits (include/linux/swap.h). They are counted down
+/// from 31, and what is above them depends on the version and on what was built in; this is so with device
+/// memory, hardware poison and migration, which distributions have. Where they are others, no entry is
+/// taken for one.
+fn migration_types(btf: &Btf) -> u64 {
+    // Linux 5.19: 31 is a marker, 27 to 30 device memory, 24 to 26 migration. 5.10: 30 and 31 device memory,
+    // 28 and 29 migration. Folios (5.16) tell the two apart well enough.
+    match btf.size_of("folio") {
+        Ok(_) => 0b111 << 24,
+        Err(_) => 0b11 << 28,
+    }
 }
 
 /// `struct pagetable_move_control` (mm/internal.h), where `move_page_tables` takes one.

@@ -45,7 +45,7 @@ pub struct LedgerProbes {
     state: Mapped,
     /// [`Tier::A`] or [`Tier::B`].
     tier: Tier,
-    /// For statistics: each program with its second copy, where it has one.
+    /// For statistics: each program with its copies, where it has any.
     programs: Vec<Vec<ProgramFd>>,
 }
 
@@ -213,22 +213,28 @@ impl LedgerProbes {
         }
     }
 
-    /// How often a program was skipped, at most, because it was already running on its CPU. Of one with a
-    /// second copy, only what both skipped is lost.
+    /// How often programs were skipped, at most, because they were already running on their CPU.
     pub fn recursion_misses(&self) -> u64 {
-        let misses =
-            |program: &ProgramFd| recursion_misses(program.as_fd().as_raw_fd()).unwrap_or(0);
+        self.skipped().iter().map(|(_, times)| times).sum()
+    }
+
+    /// The same for each program that was. Of one with copies, only what all of them skipped is
+    /// lost.
+    pub fn skipped(&self) -> Vec<(String, u64)> {
+        let statistics = |program: &ProgramFd| statistics(program.as_fd().as_raw_fd()).ok();
         self.programs
             .iter()
-            .map(|copies| copies.iter().map(misses).min().unwrap_or(0))
-            .sum()
+            .filter_map(|copies| copies.iter().filter_map(statistics).min_by_key(|it| it.1))
+            .filter(|(_, times)| *times > 0)
+            .collect()
     }
 }
 
-/// `recursion_misses` of `struct bpf_prog_info` (include/uapi/linux/bpf.h), by
-/// `BPF_OBJ_GET_INFO_BY_FD`; aya does not show it.
-fn recursion_misses(program: i32) -> io::Result<u64> {
+/// `name` (15 bytes at most) and `recursion_misses` of `struct bpf_prog_info` (include/uapi/linux/bpf.h),
+/// by `BPF_OBJ_GET_INFO_BY_FD`; aya does not show the latter.
+fn statistics(program: i32) -> io::Result<(String, u64)> {
     const BPF_OBJ_GET_INFO_BY_FD: libc::c_int = 15;
+    const NAME: usize = 64;
     const RECURSION_MISSES: usize = 208;
     #[repr(C)]
     struct Attributes {
@@ -254,7 +260,13 @@ fn recursion_misses(program: i32) -> io::Result<u64> {
     if done < 0 {
         return Err(io::Error::last_os_error());
     }
-    Ok(info[RECURSION_MISSES / 8])
+    let name: Vec<u8> = info[NAME / 8..NAME / 8 + 2]
+        .iter()
+        .flat_map(|word| word.to_ne_bytes())
+        .take_while(|&byte| byte != 0)
+        .collect();
+    let name = String::from_utf8_lossy(&name).into_owned();
+    Ok((name, info[RECURSION_MISSES / 8]))
 }
 
 /// A map of the kernel, mapped for reading.
