@@ -12,6 +12,8 @@ use aya_ebpf::{
     programs::{FEntryContext, FExitContext},
 };
 
+use profiler_ebpf::ledger_wire::CHUNK_BYTES;
+
 use super::{
     change::{before_arrival, before_change, before_fault, before_removal, space_of},
     kernel::read,
@@ -138,7 +140,8 @@ pub fn ledger_before_migration(ctx: FEntryContext) -> i32 {
 fn unmap_one(ctx: FEntryContext) -> i32 {
     if let Some(index) = space_of(mm_of!(ctx.arg(1))) {
         let address: u64 = ctx.arg(2);
-        before_removal(index, address, address.wrapping_add(1));
+        // A folio has up to 2 MiB, which after an `mremap` may lie across two chunks.
+        before_removal(index, address, address.wrapping_add(CHUNK_BYTES));
     }
     0
 }
