@@ -112,7 +112,7 @@ pub fn pack(
     image.place(root.join("target/tmp"), Entry::Folder);
 
     let jobs = match purpose {
-        Purpose::Test(filter) => jobs(&built, filter),
+        Purpose::Test(filter) => jobs(&built, filter)?,
         Purpose::Count => vec![(COST, cost(&built))],
     };
     let list: String = jobs
@@ -129,25 +129,27 @@ pub fn pack(
     })
 }
 
-/// Name and command of each job.
-fn jobs<'a>(built: &Built, filter: Option<&str>) -> Vec<(&'a str, String)> {
+/// Name and command of each job. An executable without a test that passes the filter is none.
+fn jobs<'a>(built: &Built, filter: Option<&str>) -> Result<Vec<(&'a str, String)>> {
     let profiler = built.profiler.display();
     let mut jobs = vec![
         ("doctor", format!("{profiler} doctor")),
         ("run", format!("PROFILER={profiler} /bin/sh {RUN}")),
     ];
-    jobs.extend(TESTS.iter().zip(&built.tests).map(|(name, executable)| {
-        // One at a time, and nothing caught: what a test skips, it says.
-        let mut words = format!(
-            "PROFILER_FIXTURES={GUEST_FIXTURES} {LEDGER_VARIABLES} {} --test-threads=1 --nocapture",
-            executable.display()
-        );
-        if let Some(filter) = filter {
-            words = format!("{words} {filter}");
+    for (name, executable) in TESTS.iter().zip(&built.tests) {
+        let mut list = Command::new(executable);
+        if !output(list.args(filter).arg("--list"))?.contains(": test") {
+            continue;
         }
-        (*name, words)
-    }));
-    jobs
+        // One at a time, and nothing caught: what a test skips, it says.
+        let words = format!(
+            "PROFILER_FIXTURES={GUEST_FIXTURES} {LEDGER_VARIABLES} {} --test-threads=1 --nocapture {}",
+            executable.display(),
+            filter.unwrap_or_default()
+        );
+        jobs.push((name, words.trim_end().to_owned()));
+    }
+    Ok(jobs)
 }
 
 /// The command of [`COST`].
