@@ -116,6 +116,9 @@ impl Apt {
             // The lock that is not ours to take is that of the installed packages, which we only read.
             "Debug::NoLocking=1".to_owned(),
             "Acquire::Retries=2".to_owned(),
+            // A mirror that stands still shows lists past their date. Their signature is checked all the
+            // same, and what is unpacked from them is never installed.
+            "Acquire::Check-Valid-Until=false".to_owned(),
         ];
         let mut words = program.to_vec();
         let options = options.iter().chain(&self.options);
