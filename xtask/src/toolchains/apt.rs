@@ -128,12 +128,20 @@ impl Apt {
     }
 }
 
-/// The first of these addresses, one a line, that is of `archive`.
-fn mirror_of<'a>(addresses: &'a str, archive: &str) -> Option<&'a str> {
-    addresses
-        .lines()
-        .map(|address| address.trim_end_matches('/'))
-        .find(|address| address.rsplit('/').next() == Some(archive))
+/// The first of these addresses, one a line, that is of `archive`; else its place beside that of `debian`,
+/// as all mirrors have them.
+fn mirror_of(addresses: &str, archive: &str) -> Option<String> {
+    let of = |archive| {
+        addresses
+            .lines()
+            .map(|address| address.trim_end_matches('/'))
+            .find(|address| address.rsplit('/').next() == Some(archive))
+    };
+    let beside = || {
+        let (folder, _) = of("debian")?.rsplit_once('/')?;
+        Some(format!("{folder}/{archive}"))
+    };
+    of(archive).map(str::to_owned).or_else(beside)
 }
 
 #[cfg(test)]
@@ -143,14 +151,11 @@ mod tests {
     #[test]
     fn the_mirror_is_that_of_the_archive_not_of_its_namesake() {
         let addresses = "https://mirror.example/debian-security/\nhttps://mirror.example/debian/\n";
-        assert_eq!(
-            mirror_of(addresses, "debian"),
-            Some("https://mirror.example/debian")
-        );
-        assert_eq!(
-            mirror_of(addresses, "debian-security"),
-            Some("https://mirror.example/debian-security")
-        );
-        assert_eq!(mirror_of(addresses, "debian-ports"), None);
+        let mirror = |archive| mirror_of(addresses, archive);
+        let address = |archive| Some(format!("https://mirror.example/{archive}"));
+        assert_eq!(mirror("debian"), address("debian"));
+        assert_eq!(mirror("debian-security"), address("debian-security"));
+        assert_eq!(mirror("debian-ports"), address("debian-ports"));
+        assert_eq!(mirror_of("https://mirror.example/ubuntu/", "debian"), None);
     }
 }
