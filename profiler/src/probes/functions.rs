@@ -71,7 +71,7 @@ const fn repeated(
 /// Whether this kernel preempts its own code by default: since Linux 6.13 there is lazy preemption, which
 /// distributions chose. (Kernels that were built for full preemption before are taken for others; what
 /// they skip is counted all the same.)
-fn preemptible() -> bool {
+pub fn preemptible() -> bool {
     let release = nix::sys::utsname::uname().map(|names| names.release().to_os_string());
     let release = release.unwrap_or_default();
     version(&release.to_string_lossy()).is_some_and(|version| version >= (6, 13))

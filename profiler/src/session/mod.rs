@@ -147,7 +147,7 @@ fn attach(wish: Option<Tier>, refused: &mut Vec<RefusedTier>) -> Result<Probes, 
     if let Some(tier) = wish {
         return Probes::attach_tier(RING_BYTES, tier);
     }
-    for tier in [Tier::A, Tier::B] {
+    for tier in Tier::with_ledger() {
         match Probes::attach_tier(RING_BYTES, tier) {
             Err(AttachError::Tier(error)) => refused.push(RefusedTier {
                 tier: tier.name().into(),
