@@ -3,7 +3,7 @@
 
 use std::process::Stdio;
 
-use profiler::{classify::Class, results::Run};
+use profiler::{classify::Class, residency::hidden_growth::statm_is_exact, results::Run};
 
 use crate::{
     fixtures::build,
@@ -54,8 +54,13 @@ fn classes_at_the_peak_are_those_of_the_program_frozen_there() {
         assert_eq!(ledger.loss, None);
         for class in Class::ALL {
             let pages = peak.classes.get(class).abs_diff(frozen.classes.get(class)) / 4096;
-            // The barrier wakes threads in any order.
-            let allowed = 2;
+            // The barrier wakes threads in any order. Before Linux 6.2 each thread keeps up to 64 faults to
+            // itself, so that the ledger may take a moment shortly before for the peak.
+            let allowed = if statm_is_exact() {
+                2
+            } else {
+                64 * peak.threads
+            };
             assert!(
                 pages <= allowed,
                 "{}: {pages} pages apart: {:?} {:?}",
