@@ -57,6 +57,8 @@ pub struct Space {
     pub highest_pages: u64,
     /// When: `CLOCK_MONOTONIC`, in ns.
     pub highest_ns: u64,
+    /// Where its main stack began, which `execve` decides: an address in its mapping.
+    pub start_stack: u64,
     /// Thread group that it was made for.
     pub tgid: u32,
     /// Processes that live in it (in tier B more than one after vfork); 0 when it has ended.
@@ -116,7 +118,7 @@ impl State {
 }
 
 const _: () =
-    assert!(size_of::<Chunk>() == 96 && size_of::<Space>() == 72 && size_of::<State>() == 104);
+    assert!(size_of::<Chunk>() == 96 && size_of::<Space>() == 80 && size_of::<State>() == 104);
 
 /// Names of programs, maps and globals, as user space looks them up.
 pub mod names {
@@ -199,6 +201,8 @@ pub mod names {
     pub const MM_PGD: &str = "MM_PGD";
     /// Offset of `brk` in `mm_struct`.
     pub const MM_BRK: &str = "MM_BRK";
+    /// Offset of `start_stack` in `mm_struct`.
+    pub const MM_START_STACK: &str = "MM_START_STACK";
     /// Offset of `pgtables_bytes` in `mm_struct`.
     pub const MM_TABLE_BYTES: &str = "MM_TABLE_BYTES";
     /// Offset of `rss_stat` in `mm_struct`.

@@ -16,8 +16,8 @@ use profiler::probes::{
 };
 use profiler::residency::ResidentRange;
 use profiler::residency::hidden_growth::statm_is_exact;
-use profiler::residency::ledger::{Ledger, inside};
 use profiler::residency::scan::{detect, scan_process};
+use profiler::residency::{ledger::Ledger, ranges::settle};
 use profiler::results::Results;
 use profiler::units::PAGE;
 
@@ -154,7 +154,7 @@ fn compare(tier: Tier, name: &str, arguments: &[&str]) -> Option<Compared> {
         .find(|&index| ledger.spaces[index].tgid == child.id())
         .expect("it was followed");
     // Mappings of that moment: others came later.
-    let resident = inside(&scan.vmas, &ledger.resident(index, &[]));
+    let resident = settle(&scan.vmas, &ledger.resident(index, &[]));
     let (found, scanned) = (pages(&resident), pages(&scan.resident));
     let compared = Compared {
         scanned: scanned.len(),

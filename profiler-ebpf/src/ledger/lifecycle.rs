@@ -16,7 +16,7 @@ use super::{
     change::{before_removal, space_of},
     kernel::{read, read_int},
     lock::{self, Lock},
-    maps::{SPACE_OF, mm_pgd, space, state, task_mm, task_tgid, top_shift},
+    maps::{SPACE_OF, mm_pgd, mm_start_stack, space, state, task_mm, task_tgid, top_shift},
     peak::look,
 };
 use crate::maps::FOLLOWED;
@@ -87,6 +87,7 @@ fn enter(state: &mut State, mm: u64, tgid: u32) {
     let pgd = read(mm.wrapping_add(mm_pgd()));
     space.mm = mm;
     space.pgd = pgd.unwrap_or(0);
+    space.start_stack = read(mm.wrapping_add(mm_start_stack())).unwrap_or(0);
     space.tgid = tgid;
     space.users = 1;
     space.born_epoch = state.epoch;

@@ -41,6 +41,7 @@ globals! {
     TASK_TGID = task_tgid;
     MM_PGD = mm_pgd;
     MM_BRK = mm_brk;
+    MM_START_STACK = mm_start_stack;
     MM_TABLE_BYTES = mm_table_bytes;
     MM_RSS = mm_rss;
     COUNTER_SIZE = counter_size;

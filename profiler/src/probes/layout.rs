@@ -76,6 +76,10 @@ impl Layout {
             (names::MM_PGD, btf.offset_of("mm_struct", "pgd")?),
             (names::MM_BRK, btf.offset_of("mm_struct", "brk")?),
             (
+                names::MM_START_STACK,
+                btf.offset_of("mm_struct", "start_stack")?,
+            ),
+            (
                 names::MM_TABLE_BYTES,
                 btf.offset_of("mm_struct", "pgtables_bytes")?,
             ),

@@ -7,8 +7,8 @@ use profiler_ebpf::ledger_wire::{
     CHUNK_BYTES, CHUNK_NUMBER_BITS, CHUNK_WORDS, Chunk, Space, State,
 };
 
+use super::ResidentRange;
 use super::ranges::push;
-use super::{ResidentRange, Vma};
 use crate::units::PAGE;
 
 /// The ledger at one moment.
@@ -83,11 +83,6 @@ impl Ledger {
         rest.until(u64::MAX, &mut resident);
         resident
     }
-}
-
-/// What of `ranges` lies in `vmas` and can be RSS. Pages of shared mappings become file pages.
-pub fn inside(vmas: &[Vma], ranges: &[ResidentRange]) -> Vec<ResidentRange> {
-    super::ranges::settle(vmas, ranges)
 }
 
 /// What the page tables hold, from an address on.
@@ -184,7 +179,7 @@ fn decode_state(bytes: &[u8]) -> State {
 
 fn decode_space(words: [u64; size_of::<Space>() / 8]) -> Space {
     let [mm, pgd, candidate_pages, candidate_table_bytes, rest @ ..] = words;
-    let [pages, highest_pages, highest_ns, who, when] = rest;
+    let [pages, highest_pages, highest_ns, start_stack, who, when] = rest;
     let ((tgid, users), (born_epoch, ended_epoch)) = (halves(who), halves(when));
     Space {
         mm,
@@ -194,6 +189,7 @@ fn decode_space(words: [u64; size_of::<Space>() / 8]) -> Space {
         pages,
         highest_pages,
         highest_ns,
+        start_stack,
         tgid,
         users,
         born_epoch,

@@ -6,12 +6,12 @@
 pub mod freeze;
 pub mod hidden_growth;
 pub mod ledger;
+pub mod ranges;
 pub mod scan;
 
 mod pagemap;
 mod pagemap_scan;
 mod proc_files;
-mod ranges;
 mod reconcile;
 
 pub use proc_files::{StatmReader, vm_hwm_bytes};
@@ -78,10 +78,7 @@ impl ProcessSnapshot {
     /// Bytes of the resident ranges. Differs from `rss_bytes` by
     /// `unexplained_bytes`, which is 0 unless the scan went wrong.
     pub fn resident_bytes(&self) -> u64 {
-        self.resident
-            .iter()
-            .map(|range| range.end - range.start)
-            .sum()
+        ranges::bytes(&self.resident)
     }
 }
 

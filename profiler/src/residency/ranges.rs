@@ -11,7 +11,7 @@ pub(super) fn push(ranges: &mut Vec<ResidentRange>, start: u64, end: u64, file: 
 }
 
 /// Bytes of all `ranges`.
-pub(super) fn bytes(ranges: &[ResidentRange]) -> u64 {
+pub fn bytes(ranges: &[ResidentRange]) -> u64 {
     ranges.iter().map(|range| range.end - range.start).sum()
 }
 
@@ -38,7 +38,7 @@ pub(super) fn clip(
 /// A shared mapping cannot hold an anonymous page, but before Linux 6.11 a huge page of shared
 /// memory did not say that it comes from a file (`PM_FILE` was set for small pages only, says the commit
 /// "indicate PM_FILE for PMD-mapped file THP").
-pub(super) fn settle(vmas: &[Vma], present: &[ResidentRange]) -> Vec<ResidentRange> {
+pub fn settle(vmas: &[Vma], present: &[ResidentRange]) -> Vec<ResidentRange> {
     let mut settled = Vec::with_capacity(present.len());
     let mut rest = present;
     for vma in vmas.iter().filter(|vma| !never_rss(vma)) {
@@ -54,6 +54,25 @@ pub(super) fn settle(vmas: &[Vma], present: &[ResidentRange]) -> Vec<ResidentRan
         }
     }
     settled
+}
+
+/// The part of `ranges` that lies in no VMA.
+pub fn outside(vmas: &[Vma], ranges: &[ResidentRange]) -> Vec<ResidentRange> {
+    let mut left = Vec::new();
+    for range in ranges {
+        let mut start = range.start;
+        let first = vmas.partition_point(|vma| vma.end <= range.start);
+        for vma in vmas[first..].iter().take_while(|vma| vma.start < range.end) {
+            if start < vma.start {
+                push(&mut left, start, vma.start, range.file);
+            }
+            start = vma.end;
+        }
+        if start < range.end {
+            push(&mut left, start, range.end, range.file);
+        }
+    }
+    left
 }
 
 /// VMAs whose pages are present in the page tables and never in RSS, as far as the name tells it:
@@ -123,6 +142,28 @@ mod tests {
         assert_eq!(
             settle(&vmas, &present),
             [range(0x1000, 0x3000, false), range(0x4000, 0x5000, true)]
+        );
+    }
+
+    #[test]
+    fn what_lies_outside_of_every_vma_is_cut_out() {
+        //  ranges  |==================|   |==|
+        //  VMAs       |--|   |--|
+        let vmas = [
+            vma(0x2000, 0x3000, false, None),
+            vma(0x5000, 0x6000, false, None),
+        ];
+        assert_eq!(
+            outside(
+                &vmas,
+                &[range(0x1000, 0x8000, false), range(0xa000, 0xb000, true)]
+            ),
+            [
+                range(0x1000, 0x2000, false),
+                range(0x3000, 0x5000, false),
+                range(0x6000, 0x8000, false),
+                range(0xa000, 0xb000, true)
+            ]
         );
     }
 

@@ -18,6 +18,8 @@ use std::{collections::HashMap, ops::Range};
 
 use rangemap::RangeMap;
 
+use profiler_ebpf::ledger_wire::Space;
+
 use crate::{
     classify::{
         compose::{Composition, compose},
@@ -27,13 +29,17 @@ use crate::{
     regions::{AddressSpace, Origin, OriginKind, Piece, ProcessTree, compare},
     residency::{
         Method, ProcessSnapshot, ResidentRange, Snapshot, Vma,
-        ledger::{Ledger, inside},
+        ledger::Ledger,
+        ranges::{bytes, outside, settle},
     },
     units::{MIB, PAGE},
 };
 
 /// How far below the `[stack]` that was seen the main stack may reach: its default limit.
 const STACK_REACH: u64 = 8 * MIB;
+/// What lies above the place where it began: arguments and environment, three quarters of 8 MiB at most
+/// (`bprm_stack_limits`, fs/exec.c).
+const ARGUMENTS: u64 = 6 * MIB;
 
 /// See the module.
 #[derive(Debug)]
@@ -143,9 +149,7 @@ impl AtPeak {
                 _ => present.get(&space.tgid).unwrap_or(&none),
             };
             let bits = ledger.resident(index, now);
-            let counted = space.candidate_pages * PAGE;
-            let (snapshot, unmapped) =
-                self.process(space.tgid, &bits, counted, space.candidate_table_bytes);
+            let (snapshot, unmapped) = self.process(space, &bits);
             agreement.unmapped_bytes += unmapped;
             agreement.missing_bytes += snapshot.unexplained_bytes.max(0).unsigned_abs();
             agreement.extra_bytes += snapshot.unexplained_bytes.min(0).unsigned_abs();
@@ -160,16 +164,11 @@ impl AtPeak {
     }
 
     /// One process at the candidate, and the bytes in `bits` that no mapping of that time explains.
-    fn process(
-        &mut self,
-        tgid: u32,
-        bits: &[ResidentRange],
-        counted: u64,
-        page_tables_bytes: u64,
-    ) -> (ProcessSnapshot, u64) {
+    fn process(&mut self, of: &Space, bits: &[ResidentRange]) -> (ProcessSnapshot, u64) {
+        let (tgid, counted) = (of.tgid, of.candidate_pages * PAGE);
         let image = self.image_then.get(&tgid).copied().unwrap_or(0);
         let seen = self.seen.get(&(tgid, image));
-        let vmas = match (self.tree.space(tgid), seen) {
+        let mut vmas = match (self.tree.space(tgid), seen) {
             (Some(space), seen) => mappings(space, seen, bits),
             (None, Some(seen)) => mappings(&AddressSpace::empty(), Some(seen), bits),
             (None, None) => Vec::new(),
@@ -178,15 +177,14 @@ impl AtPeak {
         if let Some(space) = self.tree.space_mut(tgid) {
             compare(space, &vmas);
         }
-        let mut vmas = vmas;
-        let mut resident = inside(&vmas, bits);
+        let mut resident = settle(&vmas, bits);
         let mut unmapped = bytes(bits) - bytes(&resident);
         let outside = outside(&vmas, bits);
         // Pages outside of every mapping came after the candidate, unless the kernel counted them.
         if unmapped > 0 && counted == bytes(&resident) + bytes(&outside) {
-            vmas.extend(outside.iter().map(unseen));
+            vmas.extend(outside.iter().map(|range| unseen(range, of.start_stack)));
             vmas.sort_by_key(|vma| vma.start);
-            resident = inside(&vmas, bits);
+            resident = settle(&vmas, bits);
             unmapped = 0;
         }
         let found = bytes(&resident);
@@ -202,7 +200,7 @@ impl AtPeak {
             rss_bytes,
             pss_bytes: rss_bytes.saturating_sub(shared),
             vm_hwm_bytes: 0,
-            page_tables_bytes,
+            page_tables_bytes: of.candidate_table_bytes,
             threads: threads as u64,
             unexplained_bytes: counted.cast_signed() - found.cast_signed(),
             resident,
@@ -211,31 +209,14 @@ impl AtPeak {
     }
 }
 
-/// What of `ranges` lies in no mapping.
-fn outside(vmas: &[Vma], ranges: &[ResidentRange]) -> Vec<ResidentRange> {
-    let mut left = Vec::new();
-    for range in ranges {
-        let mut start = range.start;
-        let first = vmas.partition_point(|vma| vma.end <= range.start);
-        for vma in vmas[first..].iter().take_while(|vma| vma.start < range.end) {
-            if start < vma.start {
-                left.push(ResidentRange {
-                    start,
-                    end: vma.start,
-                    ..*range
-                });
-            }
-            start = vma.end;
-        }
-        if start < range.end {
-            left.push(ResidentRange { start, ..*range });
-        }
-    }
-    left
-}
-
-/// A mapping that no call made (exec did) and that was gone before `/proc/PID/maps` was read.
-fn unseen(range: &ResidentRange) -> Vma {
+/// A mapping that no call made (exec did) and that was gone before `/proc/PID/maps` was read. The main
+/// stack is known all the same, by the address where it began.
+fn unseen(range: &ResidentRange, start_stack: u64) -> Vma {
+    let stack = start_stack.saturating_sub(STACK_REACH)..start_stack.saturating_add(ARGUMENTS);
+    let name = match stack.contains(&range.start) {
+        true => "[stack]",
+        false => "mapped by exec, gone before it was seen",
+    };
     Vma {
         start: range.start,
         end: range.end,
@@ -243,12 +224,8 @@ fn unseen(range: &ResidentRange) -> Vma {
         shared: false,
         offset: 0,
         inode: 0,
-        name: Some("mapped by exec, gone before it was seen".into()),
+        name: Some(name.into()),
     }
-}
-
-fn bytes(ranges: &[ResidentRange]) -> u64 {
-    ranges.iter().map(|range| range.end - range.start).sum()
 }
 
 /// The mappings at the candidate: the region map's pieces, with names where they were seen, and what
@@ -356,7 +333,7 @@ fn made_up(range: Range<u64>, origin: &Origin, piece: &Piece) -> Vma {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use profiler_ebpf::ledger_wire::{CHUNK_BYTES, Chunk, Space, State};
+    use profiler_ebpf::ledger_wire::{CHUNK_BYTES, Chunk, State};
 
     const TGID: u32 = 7;
 
@@ -486,46 +463,29 @@ mod tests {
             at_peak.event(&event);
         }
         at_peak.event(&event(Call::PeakCandidate { epoch: 1, pages: 2 }));
-        let bits = [ResidentRange {
-            start: 0,
-            end: 2 * PAGE,
-            file: false,
-        }];
-        let (snapshot, unmapped) = at_peak.process(TGID, &bits, 2 * PAGE, 0);
-        assert_eq!((snapshot.unexplained_bytes, unmapped), (0, 0));
-        assert_eq!(snapshot.vmas[1].start..snapshot.vmas[1].end, PAGE..2 * PAGE);
-        // Had the kernel not counted the second page, it would have come later.
-        let (snapshot, unmapped) = at_peak.process(TGID, &bits, PAGE, 0);
-        assert_eq!((snapshot.unexplained_bytes, unmapped), (0, PAGE));
-    }
-
-    #[test]
-    fn what_lies_outside_of_every_mapping_is_cut_out() {
-        let vma = |start, end| {
-            unseen(&ResidentRange {
-                start,
-                end,
-                file: false,
-            })
-        };
         let range = |start, end| ResidentRange {
             start,
             end,
             file: false,
         };
-        //  range   |==================|   |==|
-        //  VMAs       |--|   |--|
-        assert_eq!(
-            outside(
-                &[vma(0x2000, 0x3000), vma(0x5000, 0x6000)],
-                &[range(0x1000, 0x8000), range(0xa000, 0xb000)]
-            ),
-            [
-                range(0x1000, 0x2000),
-                range(0x3000, 0x5000),
-                range(0x6000, 0x8000),
-                range(0xa000, 0xb000)
-            ]
-        );
+        let start_stack = 1 << 40;
+        let stack = range(start_stack - PAGE, start_stack + PAGE);
+        let bits = [range(0, 2 * PAGE), stack];
+        let counting = |candidate_pages| Space {
+            tgid: TGID,
+            candidate_pages,
+            start_stack,
+            ..Space::default()
+        };
+        let (snapshot, unmapped) = at_peak.process(&counting(4), &bits);
+        assert_eq!((snapshot.unexplained_bytes, unmapped), (0, 0));
+        let [_, image, stack] = &snapshot.vmas[..] else {
+            panic!("{:?}", snapshot.vmas);
+        };
+        assert_eq!(image.start..image.end, PAGE..2 * PAGE);
+        assert_eq!(stack.name.as_deref(), Some("[stack]"));
+        // Had the kernel not counted them, they would have come later.
+        let (snapshot, unmapped) = at_peak.process(&counting(1), &bits);
+        assert_eq!((snapshot.unexplained_bytes, unmapped), (0, 3 * PAGE));
     }
 }

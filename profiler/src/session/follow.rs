@@ -65,7 +65,7 @@ pub(super) struct Following<'a> {
     counters: TreeCounters,
     event_log: EventLog,
     analysis: Option<Analysis>,
-    /// Tier B: the tree at the candidate for the peak.
+    /// With a page ledger: the tree at the candidate for the peak.
     at_peak: Option<AtPeak>,
     maps: MapsPolicy,
     policy: ScanPolicy,
@@ -89,7 +89,7 @@ pub(super) struct Following<'a> {
 
 /// Everything that is known when the target has ended.
 pub(super) struct Ended {
-    /// What the page ledger found, in tier B.
+    /// What the page ledger found, in tiers A and B.
     pub ledger: Option<crate::results::Ledger>,
     /// And the highest RSS of each process.
     pub highest: Highest,
@@ -255,6 +255,11 @@ impl<'a> Following<'a> {
         match &event.call {
             Call::Exec { .. } => {
                 self.exec_ns.get_or_insert(event.ended_ns);
+                // A short program may be gone when the next reading of all is due.
+                if let (Some(at_peak), Ok(vmas)) = (&mut self.at_peak, scan::read_maps(event.tgid))
+                {
+                    at_peak.maps(event.tgid, &vmas);
+                }
                 if let Some(image) = image::read(event.tgid) {
                     record(
                         &mut self.event_log,
@@ -528,8 +533,8 @@ impl<'a> Following<'a> {
     }
 }
 
-/// When to read `/proc/PID/maps` of the running tree: after an exec, a file mapping or a candidate,
-/// and for one part in twenty of the time at most.
+/// When to read `/proc/PID/maps` of the whole running tree: after a file mapping or a candidate, and for
+/// one part in twenty of the time at most.
 #[derive(Default)]
 struct MapsPolicy {
     wanted: bool,
@@ -539,7 +544,7 @@ struct MapsPolicy {
 impl MapsPolicy {
     fn event(&mut self, call: &Call) {
         self.wanted |= match call {
-            Call::Exec { .. } | Call::PeakCandidate { .. } => true,
+            Call::PeakCandidate { .. } => true,
             Call::Mmap { fd, .. } => *fd >= 0,
             _ => false,
         };

@@ -6,6 +6,8 @@ use std::process::Stdio;
 
 use anyhow::{Context, Result, bail};
 
+use crate::process::line;
+
 /// How many lines of a failed command's last words are shown.
 const LAST_LINES: usize = 6;
 
@@ -39,7 +41,7 @@ impl Command {
 
     /// What it wrote to stdout and then to stderr; an error unless it exits with 0.
     pub fn output(mut self) -> Result<String> {
-        let typed = self.typed();
+        let typed = line(&self.0);
         let output = self
             .0
             .output()
@@ -59,24 +61,6 @@ impl Command {
             bail!("`{typed}` failed with {}\n  {last}", output.status);
         }
         Ok(text)
-    }
-
-    /// The command as one would type it.
-    fn typed(&self) -> String {
-        std::iter::once(self.0.get_program())
-            .chain(self.0.get_args())
-            .map(|word| quoted(&word.to_string_lossy()))
-            .collect::<Vec<_>>()
-            .join(" ")
-    }
-}
-
-fn quoted(word: &str) -> String {
-    let plain = |c: char| c.is_ascii_alphanumeric() || "-_./=:+,@%".contains(c);
-    if !word.is_empty() && word.chars().all(plain) {
-        word.to_owned()
-    } else {
-        format!("'{}'", word.replace('\'', r"'\''"))
     }
 }
 

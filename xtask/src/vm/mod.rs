@@ -147,7 +147,11 @@ pub fn run(options: &Options, root: &Path) -> Result<()> {
     Ok(())
 }
 
-/// The end of what each failed job wrote, or of the console when there was none.
+/// A line with this, and so many below it, tell why a test failed.
+const PANIC: &str = "panicked at";
+const PANIC_LINES: usize = 6;
+
+/// The panics and the end of what each failed job wrote, or the end of the console when there was none.
 fn last_words(kernel: &Booted, console: &str) -> String {
     let jobs = kernel.report.jobs.iter().filter(|job| !job.succeeded());
     let mut parts: Vec<(String, Vec<&str>)> = jobs
@@ -162,7 +166,10 @@ fn last_words(kernel: &Booted, console: &str) -> String {
     let mut text = String::new();
     for (heading, lines) in parts {
         text += &format!("--- {heading}: the last of {} lines\n", lines.len());
-        for line in &lines[lines.len().saturating_sub(LAST_LINES)..] {
+        let last = lines.len().saturating_sub(LAST_LINES);
+        let is_panic = |from: usize| lines[from].contains(PANIC);
+        let panics = (0..last).filter(|&at| (at.saturating_sub(PANIC_LINES)..=at).any(is_panic));
+        for line in panics.chain(last..lines.len()).map(|at| lines[at]) {
             text += &format!("    {line}\n");
         }
     }
