@@ -3,7 +3,7 @@
 //! The modules stand in the order of the pipeline; each imports only from those above it.
 //!
 //! ```text
-//! launch -> probes -> events -> regions + residency -> classify -> peak -> results -> report, charts
+//! launch -> probes -> events -> regions + residency -> classify -> adapters -> peak -> results -> report, charts
 //! ```
 
 pub mod units;
@@ -16,6 +16,9 @@ pub mod regions;
 pub mod residency;
 
 pub mod classify;
+
+pub mod adapters;
+
 pub mod kernel_memory;
 pub mod peak;
 pub mod results;

@@ -17,6 +17,15 @@ const URGENT_BUDGET: u32 = 5;
 /// which is 5 % and more.
 const URGENT_GROWTH: f64 = 1.05;
 
+/// Why the tree is scanned.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Why {
+    /// RSS is above the best scan by a step.
+    Growth,
+    /// RSS has come to rest above the best scan.
+    AtRest,
+}
+
 /// Decides when the tree is scanned. Times are given as durations since the exec.
 #[derive(Debug, Default)]
 pub struct ScanPolicy {
@@ -42,8 +51,8 @@ impl ScanPolicy {
         }
     }
 
-    /// Takes a polled RSS in bytes and says whether to scan now.
-    pub fn polled(&mut self, now: Duration, rss_bytes: u64) -> bool {
+    /// Takes a polled RSS in bytes and says whether to scan now, and why.
+    pub fn polled(&mut self, now: Duration, rss_bytes: u64) -> Option<Why> {
         if rss_bytes > self.highest.0 {
             self.highest = (rss_bytes, now);
         }
@@ -55,11 +64,14 @@ impl ScanPolicy {
         };
         let (ended, cost) = self.last;
         if rss_bytes <= self.best_polled_bytes || now < ended + cost * budget {
-            return false;
+            return None;
         }
         let grown = grown_by(GROWTH);
         let at_rest = now.saturating_sub(self.highest.1) >= PLATEAU;
-        (grown && !self.plateaus_only) || at_rest
+        match at_rest {
+            true => Some(Why::AtRest),
+            false => (grown && !self.plateaus_only).then_some(Why::Growth),
+        }
     }
 
     /// Notes a scan that ended at `now`, stopped the target for `cost` and found `rss_bytes`, where
@@ -92,44 +104,44 @@ mod tests {
     #[test]
     fn growth_by_a_step_calls_for_a_scan_and_less_does_not() {
         let mut policy = ScanPolicy::default();
-        assert!(policy.polled(ms(10), 1_000_000));
+        assert!(policy.polled(ms(10), 1_000_000).is_some());
         assert!(policy.scanned(ms(11), ms(0), 1_000_000, 1_000_000));
-        assert!(!policy.polled(ms(20), 1_009_000));
-        assert!(policy.polled(ms(30), 1_010_000));
+        assert_eq!(policy.polled(ms(20), 1_009_000), None);
+        assert!(policy.polled(ms(30), 1_010_000).is_some());
     }
 
     #[test]
     fn with_a_ledger_growth_alone_stops_nobody() {
         let mut policy = ScanPolicy::plateaus_only();
-        assert!(!policy.polled(ms(10), 1_000_000));
-        assert!(!policy.polled(ms(20), 2_000_000));
-        assert!(policy.polled(ms(120), 2_000_000));
+        assert_eq!(policy.polled(ms(10), 1_000_000), None);
+        assert_eq!(policy.polled(ms(20), 2_000_000), None);
+        assert!(policy.polled(ms(120), 2_000_000).is_some());
     }
 
     #[test]
     fn a_plateau_above_the_best_scan_is_scanned_once() {
         let mut policy = ScanPolicy::default();
         policy.scanned(ms(0), ms(0), 1_000_000, 1_000_000);
-        assert!(!policy.polled(ms(10), 1_004_096));
-        assert!(!policy.polled(ms(100), 1_004_096));
-        assert!(policy.polled(ms(110), 1_004_096));
+        assert_eq!(policy.polled(ms(10), 1_004_096), None);
+        assert_eq!(policy.polled(ms(100), 1_004_096), None);
+        assert!(policy.polled(ms(110), 1_004_096).is_some());
         policy.scanned(ms(111), ms(1), 1_004_096, 1_004_096);
-        assert!(!policy.polled(ms(500), 1_004_096));
+        assert_eq!(policy.polled(ms(500), 1_004_096), None);
     }
 
     #[test]
     fn the_target_is_not_stopped_for_more_than_its_share() {
         let mut policy = ScanPolicy::default();
         policy.scanned(ms(100), ms(10), 1_000_000, 1_000_000);
-        assert!(!policy.polled(ms(299), 1_040_000));
-        assert!(policy.polled(ms(300), 1_040_000));
+        assert_eq!(policy.polled(ms(299), 1_040_000), None);
+        assert!(policy.polled(ms(300), 1_040_000).is_some());
         policy.scanned(ms(300), ms(10), 1_040_000, 1_040_000);
         assert!(
-            !policy.polled(ms(349), 2_000_000),
+            policy.polled(ms(349), 2_000_000).is_none(),
             "not even when it is urgent"
         );
         assert!(
-            policy.polled(ms(350), 2_000_000),
+            policy.polled(ms(350), 2_000_000).is_some(),
             "sooner when it is urgent"
         );
     }
@@ -138,8 +150,8 @@ mod tests {
     fn falling_memory_is_never_scanned() {
         let mut policy = ScanPolicy::default();
         policy.scanned(ms(0), ms(0), 1_000_000, 1_000_000);
-        assert!(!policy.polled(ms(10), 900_000));
-        assert!(!policy.polled(ms(900), 900_000));
+        assert_eq!(policy.polled(ms(10), 900_000), None);
+        assert_eq!(policy.polled(ms(900), 900_000), None);
     }
 
     #[test]

@@ -3,19 +3,21 @@
 use std::{
     collections::{BTreeMap, HashMap},
     ops::Range,
+    sync::Arc,
 };
 
 use rangemap::RangeMap;
 
 use super::{
     Class, Classes, Leaf,
+    division::Division,
     evidence::{Evidence, ProcessFacts, StackUse},
     rules::{Rule, classify},
     runtime::{Image, Runtime},
 };
 use crate::{
     regions::{AddressSpace, LowerEnd, OriginKind, Piece, Process, ProcessTree},
-    residency::{ProcessSnapshot, ResidentRange, Snapshot, Vma},
+    residency::{ProcessSnapshot, ResidentRange, Snapshot, Vma, ranges::clip},
     units::KIB,
 };
 
@@ -53,13 +55,16 @@ pub struct ClassifiedRegion {
     pub range: Range<u64>,
     /// Resident bytes in it.
     pub resident_bytes: u64,
-    /// The rule; its leaf is the region's.
+    /// The rule; its leaf is the region's, as far as the region is not divided.
     pub rule: &'static Rule,
+    /// Resident bytes by leaf; they sum to `resident_bytes`.
+    pub leaves: BTreeMap<Leaf, u64>,
     /// Path of the mapped file, or the kernel's or program's name; `None` for anonymous memory.
     pub backing: Option<String>,
 }
 
-/// Classifies every resident page of a snapshot. `images` holds the executable of each process.
+/// Classifies every resident page of a snapshot. `images` holds the executable of each process,
+/// `divisions` what adapters found inside its regions.
 ///
 /// Pages that the kernel counts and the scan could not place (`unexplained_bytes`) become a region of
 /// their own that no rule explains, so the sum stays exact. Should the scan have placed more than the
@@ -68,6 +73,7 @@ pub fn compose(
     snapshot: &Snapshot,
     tree: &ProcessTree,
     images: &HashMap<u32, Image>,
+    divisions: &HashMap<u32, Arc<Division>>,
 ) -> Composition {
     let mut composition = Composition {
         taken_ns: snapshot.taken_ns,
@@ -93,18 +99,14 @@ pub fn compose(
         regions: Vec::new(),
         processes: Vec::new(),
     };
-    let no_image = Image::default();
-    let unseen = AddressSpace::empty();
     for process in &snapshot.processes {
-        let image = images.get(&process.tgid).unwrap_or(&no_image);
-        let runtime = Runtime::recognise(image, &process.vmas);
-        let space = tree.space(process.tgid).unwrap_or(&unseen);
         composition.reserved_bytes += process
             .vmas
             .iter()
             .map(|vma| vma.end - vma.start)
             .sum::<u64>();
-        let regions = classify_process(process, space, tree.process(process.tgid), runtime);
+        let division = divisions.get(&process.tgid).map(Arc::as_ref);
+        let (runtime, regions) = classify_process(process, tree, images, division);
         let rss_bytes = regions.iter().map(|region| region.resident_bytes).sum();
         composition
             .processes
@@ -113,20 +115,27 @@ pub fn compose(
         composition.regions.extend(regions);
     }
     for region in &composition.regions {
-        composition
-            .classes
-            .add(region.rule.leaf.class(), region.resident_bytes);
-        *composition.leaves.entry(region.rule.leaf).or_default() += region.resident_bytes;
+        for (&leaf, &bytes) in &region.leaves {
+            composition.classes.add(leaf.class(), bytes);
+            *composition.leaves.entry(leaf).or_default() += bytes;
+        }
     }
     composition
 }
 
-fn classify_process(
+/// The runtime of one process, and its regions with a resident page in address order.
+pub fn classify_process(
     process: &ProcessSnapshot,
-    space: &AddressSpace,
-    threads: Option<&Process>,
-    runtime: Runtime,
-) -> Vec<ClassifiedRegion> {
+    tree: &ProcessTree,
+    images: &HashMap<u32, Image>,
+    division: Option<&Division>,
+) -> (Runtime, Vec<ClassifiedRegion>) {
+    let no_image = Image::default();
+    let image = images.get(&process.tgid).unwrap_or(&no_image);
+    let runtime = Runtime::recognise(image, &process.vmas);
+    let unseen = AddressSpace::empty();
+    let space = tree.space(process.tgid).unwrap_or(&unseen);
+    let threads = tree.process(process.tgid);
     let facts = ProcessFacts::gather(runtime, space, &process.vmas);
     let stacks = threads
         .map(|threads| stack_ranges(threads, space, runtime))
@@ -150,11 +159,13 @@ fn classify_process(
                 given_name: piece.and_then(|piece| piece.name).map(|id| space.name(id)),
                 stack,
             };
+            let rule = classify(&evidence);
             regions.push(ClassifiedRegion {
                 tgid: process.tgid,
+                leaves: leaves(&range, resident_bytes, rule, &process.resident, division),
                 range,
                 resident_bytes,
-                rule: classify(&evidence),
+                rule,
                 backing: vma
                     .name
                     .clone()
@@ -174,11 +185,33 @@ fn classify_process(
             tgid: process.tgid,
             range: 0..0,
             resident_bytes,
+            leaves: BTreeMap::from([(rule.leaf, resident_bytes)]),
             rule,
             backing,
         });
     }
-    regions
+    (runtime, regions)
+}
+
+/// Resident bytes of a region by leaf: what is not divided has the leaf of its rule.
+fn leaves(
+    range: &Range<u64>,
+    resident_bytes: u64,
+    rule: &Rule,
+    resident: &[ResidentRange],
+    division: Option<&Division>,
+) -> BTreeMap<Leaf, u64> {
+    let mut leaves = BTreeMap::new();
+    if let Some(division) = division.filter(|_| rule.leaf.is_divisible()) {
+        for part in clip(resident, range.start, range.end) {
+            division.add_up(&part, &mut leaves);
+        }
+    }
+    let divided: u64 = leaves.values().sum();
+    if resident_bytes > divided {
+        *leaves.entry(rule.leaf).or_default() += resident_bytes - divided;
+    }
+    leaves
 }
 
 type Part<'a> = (Range<u64>, Option<&'a Piece>, Option<StackUse>);

@@ -2,6 +2,7 @@
 //! [`Class`]es, and the classes sum to RSS.
 
 pub mod compose;
+pub mod division;
 pub mod evidence;
 pub mod rules;
 pub mod runtime;
@@ -46,20 +47,32 @@ impl Class {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Leaf {
-    /// The stack of a live thread, thread-local storage and control block included.
+    /// The stack of a live thread, thread-local storage and control block included; from the stack
+    /// pointer up where that is known.
     NativeStack,
+    /// What a live thread has touched below its stack pointer: frames of calls that have returned, and
+    /// pages that a runtime touches in advance.
+    StackBelowPointer,
     /// A thread stack kept for reuse; no live thread runs on it.
     CachedStack,
     /// An alternate signal stack.
     AlternateStack,
     /// Frames of an interpreter, in memory of their own (CPython's data stack chunks).
     InterpreterStack,
-    /// Memory of the C allocator: the brk heap and the arenas of threads.
+    /// Frames of tasks that have no stack of the system: goroutines, virtual threads, processes of BEAM.
+    TaskStack,
+    /// The rest of the memory that such a task has for its frames.
+    TaskStackUnused,
+    /// Memory of the C allocator, undivided: the brk heap and the arenas of threads.
     Malloc,
+    /// Blocks of the C allocator that are in use, with their headers.
+    MallocUsed,
     /// Blocks that the C allocator mapped one by one.
     MallocLarge,
     /// A garbage-collected or otherwise managed heap, undivided.
     ManagedHeap,
+    /// Objects in such a heap: those in use, and those that no collection has found dead yet.
+    HeapObjects,
     /// Memory that processes can share: `MAP_SHARED` without a file, memfds, `/dev/shm`.
     SharedMemory,
     /// Program text, data, bss of the executable and its libraries, the dynamic loader, vdso.
@@ -72,6 +85,8 @@ pub enum Leaf {
     Metadata,
     /// Card tables, mark bitmaps, page summaries and the like.
     GcBookkeeping,
+    /// Resident memory inside a heap that holds nothing: free blocks, and what they leave between them.
+    HeapFree,
     /// The C allocator's memory where a virtual machine, not the tasks, allocates from it.
     VmMalloc,
     /// Structures of the runtime that can be told apart.
@@ -86,20 +101,47 @@ impl Leaf {
         match self {
             Leaf::NativeStack
             | Leaf::CachedStack
+            | Leaf::StackBelowPointer
             | Leaf::AlternateStack
-            | Leaf::InterpreterStack => Class::Stacks,
-            Leaf::Malloc | Leaf::MallocLarge | Leaf::ManagedHeap | Leaf::SharedMemory => {
-                Class::Heap
-            }
+            | Leaf::InterpreterStack
+            | Leaf::TaskStack
+            | Leaf::TaskStackUnused => Class::Stacks,
+            Leaf::Malloc
+            | Leaf::MallocUsed
+            | Leaf::MallocLarge
+            | Leaf::ManagedHeap
+            | Leaf::HeapObjects
+            | Leaf::SharedMemory => Class::Heap,
             Leaf::Image
             | Leaf::File
             | Leaf::Jit
             | Leaf::Metadata
             | Leaf::GcBookkeeping
+            | Leaf::HeapFree
             | Leaf::VmMalloc
             | Leaf::RuntimeInternal => Class::Runtime,
             Leaf::Unknown => Class::Unclassified,
         }
+    }
+}
+
+impl Leaf {
+    /// Memory in which an adapter may look: heaps and stacks. Not files, which have changed their place if
+    /// somebody found a heap there before.
+    pub fn is_divisible(self) -> bool {
+        matches!(
+            self,
+            Leaf::NativeStack
+                | Leaf::InterpreterStack
+                | Leaf::Malloc
+                | Leaf::MallocLarge
+                | Leaf::VmMalloc
+                | Leaf::ManagedHeap
+                | Leaf::Jit
+                | Leaf::Metadata
+                | Leaf::GcBookkeeping
+                | Leaf::RuntimeInternal
+        )
     }
 }
 

@@ -8,6 +8,7 @@ pub mod hidden_growth;
 pub mod ledger;
 pub mod ranges;
 pub mod scan;
+pub mod stack_pointers;
 
 mod pagemap;
 mod pagemap_scan;

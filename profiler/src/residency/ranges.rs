@@ -16,7 +16,7 @@ pub fn bytes(ranges: &[ResidentRange]) -> u64 {
 }
 
 /// The part of `ranges` inside `start..end`.
-pub(super) fn clip(
+pub fn clip(
     ranges: &[ResidentRange],
     start: u64,
     end: u64,

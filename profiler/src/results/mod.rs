@@ -7,6 +7,8 @@
 pub mod store;
 pub mod summary;
 
+use std::collections::BTreeMap;
+
 use serde::{Deserialize, Serialize};
 
 use crate::classify::{Class, Leaf};
@@ -132,6 +134,26 @@ pub struct Run {
     /// Better tiers that were tried first.
     #[serde(default)]
     pub refused_tiers: Vec<RefusedTier>,
+    /// Adapters that looked inside heaps and stacks, when the tree was at rest.
+    #[serde(default)]
+    pub adapters: Vec<Adapter>,
+}
+
+/// What one adapter found in one process.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Adapter {
+    /// The process.
+    pub tgid: u32,
+    /// Name of the adapter.
+    pub name: String,
+    /// When the process was frozen for it, in seconds after exec.
+    pub at_seconds: f64,
+    /// How long it took; the process was frozen meanwhile.
+    pub took_seconds: f64,
+    /// Why it gave up; the regions are undivided then.
+    pub refusal: Option<String>,
+    /// What it found, resident or not: bytes where the name ends with `_bytes`, else a number.
+    pub books: BTreeMap<String, u64>,
 }
 
 /// A tier that cannot be had here.
@@ -244,8 +266,11 @@ pub struct Region {
     pub kind: String,
     /// Id of the rule that fired.
     pub rule: String,
-    /// The leaf it counts as.
+    /// The leaf it counts as, where it is not divided.
     pub leaf: Leaf,
+    /// Its resident bytes by leaf, largest first, where an adapter has divided it.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub leaves: Vec<LeafBytes>,
     /// Path of the mapped file, or the kernel's or program's name for the mapping.
     pub backing: Option<String>,
 }

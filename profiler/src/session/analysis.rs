@@ -1,12 +1,14 @@
 //! The pure middle of a session: events and snapshots go in, the composition at the peak comes out.
 //! A live session and the replay of a recorded log drive the same value.
 
-use std::collections::HashMap;
+use std::{collections::HashMap, sync::Arc};
 
 use crate::{
+    adapters::Account,
     classify::{
         Classes,
         compose::{Composition, compose},
+        division::Division,
         runtime::Image,
     },
     events::{Call, Event},
@@ -44,6 +46,10 @@ pub struct Analysis {
     pub tree: ProcessTree,
     /// The executable of each process.
     pub images: HashMap<u32, Image>,
+    /// What adapters found inside each process when they last looked, since its last exec.
+    pub divisions: HashMap<u32, Arc<Division>>,
+    /// And what they had to say about it.
+    pub accounts: HashMap<u32, Vec<Account>>,
     /// How much arrived, and what did not fit.
     pub counts: EventCounts,
     /// Most mappings that a process had at once, as far as the region maps tell.
@@ -58,6 +64,8 @@ impl Analysis {
         Analysis {
             tree: ProcessTree::new(root),
             images: HashMap::new(),
+            divisions: HashMap::new(),
+            accounts: HashMap::new(),
             counts: EventCounts::default(),
             mappings_peak: 0,
             best: None,
@@ -68,6 +76,9 @@ impl Analysis {
     pub fn event(&mut self, event: &Event) {
         self.counts.seen += 1;
         self.tree.apply(event);
+        if let Call::Exec { .. } = event.call {
+            self.divisions.remove(&event.tgid);
+        }
         if let Some(space) = self.tree.space(event.tgid) {
             self.mappings_peak = self.mappings_peak.max(space.len());
         }
@@ -90,9 +101,14 @@ impl Analysis {
         self.images.insert(tgid, image);
     }
 
-    /// Takes a snapshot: holds the region maps against it, repairs them where events were lost, and
-    /// classifies every resident page.
-    pub fn snapshot(&mut self, snapshot: &Snapshot) -> Composed {
+    /// Takes what adapters found inside a process.
+    pub fn divided(&mut self, tgid: u32, division: Arc<Division>, accounts: Vec<Account>) {
+        self.divisions.insert(tgid, division);
+        self.accounts.insert(tgid, accounts);
+    }
+
+    /// Holds the region maps against a snapshot, and repairs them where events were lost.
+    pub fn compare(&mut self, snapshot: &Snapshot) {
         self.counts.scans += 1;
         let mut disagreeing_bytes = 0;
         for process in &snapshot.processes {
@@ -102,7 +118,11 @@ impl Analysis {
         }
         self.counts.disagreeing_bytes += disagreeing_bytes;
         self.counts.disagreeing_scans += u64::from(disagreeing_bytes > 0);
-        let composition = compose(snapshot, &self.tree, &self.images);
+    }
+
+    /// Classifies every resident page of a snapshot, with which the region maps have been compared.
+    pub fn snapshot(&mut self, snapshot: &Snapshot) -> Composed {
+        let composition = compose(snapshot, &self.tree, &self.images, &self.divisions);
         let composed = Composed::from(&composition);
         if self
             .best
@@ -117,7 +137,12 @@ impl Analysis {
     /// Classifies the pages of a running tree. Nothing is learnt from them: they are not those of one
     /// moment.
     pub fn glance(&self, snapshot: &Snapshot) -> Composed {
-        Composed::from(&compose(snapshot, &self.tree, &self.images))
+        Composed::from(&compose(
+            snapshot,
+            &self.tree,
+            &self.images,
+            &self.divisions,
+        ))
     }
 }
 
@@ -212,7 +237,9 @@ mod tests {
     fn the_best_is_the_highest_scan() {
         let mut analysis = after_exec("a");
         for (taken_ns, pages) in [(30, 3), (40, 7), (50, 5)] {
-            let composed = analysis.snapshot(&snapshot(taken_ns, &[(ROOT, pages)]));
+            let snapshot = snapshot(taken_ns, &[(ROOT, pages)]);
+            analysis.compare(&snapshot);
+            let composed = analysis.snapshot(&snapshot);
             assert_eq!(composed.classes.total(), pages * PAGE);
         }
         let best = analysis.best.expect("three scans");
@@ -232,7 +259,9 @@ mod tests {
         };
         analysis.image(300, image);
         analysis.event(&event(300, Call::Exec { path: "cat".into() }));
-        analysis.snapshot(&snapshot(30, &[(ROOT, 1), (200, 1), (300, 1)]));
+        let all = snapshot(30, &[(ROOT, 1), (200, 1), (300, 1)]);
+        analysis.compare(&all);
+        analysis.snapshot(&all);
         let runtimes: Vec<Runtime> = analysis
             .best
             .expect("a scan")
@@ -250,7 +279,7 @@ mod tests {
     fn what_the_kernel_has_and_no_event_told_is_counted() {
         let mut analysis = after_exec("a");
         // The first comparison after an exec adopts what exec put there.
-        analysis.snapshot(&snapshot(30, &[(ROOT, 1)]));
+        analysis.compare(&snapshot(30, &[(ROOT, 1)]));
         let munmap = Call::Munmap {
             address: 0x18000,
             length: 0x8000,
@@ -260,7 +289,7 @@ mod tests {
             ended_ns: 35,
             ..event(ROOT, munmap)
         });
-        analysis.snapshot(&snapshot(40, &[(ROOT, 1)]));
+        analysis.compare(&snapshot(40, &[(ROOT, 1)]));
         assert_eq!(analysis.counts.disagreeing_scans, 1);
         assert_eq!(analysis.counts.disagreeing_bytes, 0x8000);
     }

@@ -14,7 +14,7 @@
 //! What only `/proc/PID/maps` knows (paths, what exec mapped) is collected whenever that file is
 //! read, before the candidate or after it.
 
-use std::{collections::HashMap, ops::Range};
+use std::{collections::HashMap, ops::Range, sync::Arc};
 
 use rangemap::RangeMap;
 
@@ -23,6 +23,7 @@ use profiler_ebpf::ledger_wire::Space;
 use crate::{
     classify::{
         compose::{Composition, compose},
+        division::Division,
         runtime::Image,
     },
     events::{Call, Event},
@@ -51,6 +52,8 @@ pub struct AtPeak {
     image_then: HashMap<u32, u64>,
     /// Mappings that were seen, by process and image. `start` and `end` are left as they were seen.
     seen: HashMap<(u32, u64), RangeMap<u64, Vma>>,
+    /// What adapters found, by process and image.
+    divisions: HashMap<(u32, u64), Arc<Division>>,
     /// RSS less PSS when a process was last scanned.
     shared_bytes: HashMap<u32, u64>,
     epoch: u32,
@@ -76,6 +79,7 @@ impl AtPeak {
             image_now: HashMap::new(),
             image_then: HashMap::new(),
             seen: HashMap::new(),
+            divisions: HashMap::new(),
             shared_bytes: HashMap::new(),
             epoch: 0,
         }
@@ -128,6 +132,13 @@ impl AtPeak {
         self.shared_bytes.insert(process.tgid, shared);
     }
 
+    /// Takes what adapters found inside a process. It was found at another moment than the candidate's,
+    /// but a sleeping task stays where it is.
+    pub fn divided(&mut self, tgid: u32, division: Arc<Division>) {
+        let image = self.image_now.get(&tgid).copied().unwrap_or(0);
+        self.divisions.insert((tgid, image), division);
+    }
+
     /// The composition at the candidate; `None` before the first one. `present` is what the page
     /// tables of processes that still live hold, read before the ledger was.
     pub fn compose(
@@ -160,7 +171,14 @@ impl AtPeak {
             method: Method::default(),
             processes,
         };
-        Some((compose(&snapshot, &self.tree, images), agreement))
+        let divisions = self
+            .divisions
+            .iter()
+            .filter(|((tgid, image), _)| self.image_then.get(tgid).unwrap_or(&0) == image)
+            .map(|((tgid, _), division)| (*tgid, Arc::clone(division)))
+            .collect();
+        let composition = compose(&snapshot, &self.tree, images, &divisions);
+        Some((composition, agreement))
     }
 
     /// One process at the candidate, and the bytes in `bits` that no mapping of that time explains.

@@ -12,7 +12,7 @@ use crate::{
     },
     kernel_memory::Kernel,
     probes::tier::Tier,
-    results::{Counters, EventCounts, LeafBytes, Outcome, Peak, Process, Region, Run},
+    results::{Adapter, Counters, EventCounts, LeafBytes, Outcome, Peak, Process, Region, Run},
 };
 
 /// So many of the largest regions stand in the results one by one; the others by rule and backing.
@@ -85,6 +85,7 @@ pub(super) fn run(ended: Ended, job: &Job, started: SystemTime) -> Result<Run> {
         settings: ended.settings,
         ledger: ended.ledger,
         refused_tiers: ended.refused_tiers,
+        adapters: adapters(&ended.analysis, seconds),
         ..unmeasured(job, started, outcome, reason)
     })
 }
@@ -119,6 +120,7 @@ pub fn unmeasured(job: &Job, started: SystemTime, outcome: Outcome, reason: Opti
         settings: Vec::new(),
         ledger: None,
         refused_tiers: Vec::new(),
+        adapters: Vec::new(),
     }
 }
 
@@ -130,16 +132,6 @@ fn peak(
 ) -> Peak {
     // A scan that beat the ledger is tier C's.
     let ledger = ledger.filter(|ledger| ledger.composed);
-    let mut leaves: Vec<LeafBytes> = best
-        .leaves
-        .iter()
-        .map(|(&leaf, &bytes)| LeafBytes {
-            class: leaf.class(),
-            leaf,
-            bytes,
-        })
-        .collect();
-    leaves.sort_by_key(|leaf| std::cmp::Reverse(leaf.bytes));
     Peak {
         at_seconds,
         rss_bytes: best.rss_bytes,
@@ -151,12 +143,44 @@ fn peak(
             None => vm_hwm_bytes.saturating_sub(best.rss_bytes),
         },
         classes: best.classes,
-        leaves,
+        leaves: leaves(&best.leaves),
         regions: regions(&best.regions),
         kernel: Kernel::from_proc(best),
         threads: best.threads,
         reserved_bytes: best.reserved_bytes,
     }
+}
+
+/// Largest first.
+fn leaves(by_leaf: &BTreeMap<Leaf, u64>) -> Vec<LeafBytes> {
+    let mut leaves: Vec<LeafBytes> = by_leaf
+        .iter()
+        .map(|(&leaf, &bytes)| LeafBytes {
+            class: leaf.class(),
+            leaf,
+            bytes,
+        })
+        .collect();
+    leaves.sort_by_key(|leaf| std::cmp::Reverse(leaf.bytes));
+    leaves
+}
+
+fn adapters(analysis: &super::analysis::Analysis, seconds: impl Fn(u64) -> f64) -> Vec<Adapter> {
+    let mut adapters: Vec<Adapter> = analysis
+        .accounts
+        .values()
+        .flatten()
+        .map(|account| Adapter {
+            tgid: account.tgid,
+            name: account.adapter.clone(),
+            at_seconds: seconds(account.taken_ns),
+            took_seconds: account.seconds,
+            refusal: account.refusal.clone(),
+            books: account.books.clone(),
+        })
+        .collect();
+    adapters.sort_by(|one, other| (one.tgid, &one.name).cmp(&(other.tgid, &other.name)));
+    adapters
 }
 
 /// The largest regions one by one, then the rest, alike ones as one row. The rows sum to RSS.
@@ -173,10 +197,26 @@ fn regions(all: &[ClassifiedRegion]) -> Vec<Region> {
         kind: region.rule.reason.into(),
         rule: region.rule.id.into(),
         leaf: region.rule.leaf,
+        leaves: Vec::new(),
         backing: region.backing.clone(),
     };
-    let mut rows: Vec<Region> = single.iter().map(|region| row(region)).collect();
-    let mut alike: BTreeMap<(u32, &str, Leaf, Option<&str>), Region> = BTreeMap::new();
+    // Divided: not all of it is of its rule's leaf.
+    let divided = |region: &Region, by_leaf: &BTreeMap<Leaf, u64>| match by_leaf.get(&region.leaf) {
+        Some(&bytes) if bytes == region.resident_bytes => Vec::new(),
+        _ => leaves(by_leaf),
+    };
+    let mut rows: Vec<Region> = single
+        .iter()
+        .map(|region| {
+            let row = row(region);
+            Region {
+                leaves: divided(&row, &region.leaves),
+                ..row
+            }
+        })
+        .collect();
+    type Alike = (Region, BTreeMap<Leaf, u64>);
+    let mut alike: BTreeMap<(u32, &str, Leaf, Option<&str>), Alike> = BTreeMap::new();
     for region in rest {
         let key = (
             region.tgid,
@@ -184,17 +224,23 @@ fn regions(all: &[ClassifiedRegion]) -> Vec<Region> {
             region.rule.leaf,
             region.backing.as_deref(),
         );
-        alike
+        let (_, by_leaf) = alike
             .entry(key)
-            .and_modify(|known| {
+            .and_modify(|(known, _)| {
                 known.start = None;
                 known.count += 1;
                 known.length_bytes += region.range.end - region.range.start;
                 known.resident_bytes += region.resident_bytes;
             })
-            .or_insert_with(|| row(region));
+            .or_insert_with(|| (row(region), BTreeMap::new()));
+        for (&leaf, &bytes) in &region.leaves {
+            *by_leaf.entry(leaf).or_default() += bytes;
+        }
     }
-    rows.extend(alike.into_values());
+    rows.extend(alike.into_values().map(|(row, by_leaf)| Region {
+        leaves: divided(&row, &by_leaf),
+        ..row
+    }));
     rows
 }
 
@@ -211,7 +257,9 @@ fn processes(
     let mut classes: BTreeMap<u32, Classes> = BTreeMap::new();
     for region in analysis.best.iter().flat_map(|best| &best.regions) {
         let own = classes.entry(region.tgid).or_default();
-        own.add(region.rule.leaf.class(), region.resident_bytes);
+        for (leaf, &bytes) in &region.leaves {
+            own.add(leaf.class(), bytes);
+        }
     }
     let row = |process: &crate::regions::Process| {
         let highest = highest.get(&process.tgid);
@@ -245,6 +293,7 @@ mod tests {
             range: index * 65_536..index * 65_536 + 8192,
             resident_bytes: if index < 3 { 8192 } else { 4096 },
             rule: &RULES[0],
+            leaves: BTreeMap::new(),
             backing: None,
         };
         let all: Vec<_> = (0..250).map(region).collect();

@@ -6,6 +6,7 @@ use std::{
     future::pending,
     io,
     os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd},
+    sync::Arc,
     time::{Duration, SystemTime},
 };
 
@@ -25,6 +26,7 @@ use super::{
     EventLog, SessionError,
     analysis::{Analysis, Composed},
     at_peak::AtPeak,
+    divide::{Divided, Frozen, divide},
     image,
     job::Job,
     ledger::Highest,
@@ -38,7 +40,7 @@ use crate::{
         group::TargetGroup,
         held::{Output, Running},
     },
-    peak::ScanPolicy,
+    peak::{ScanPolicy, Why},
     probes::{attach::Probes, counters::TreeCounters},
     residency::{
         Method, Snapshot, StatmReader,
@@ -301,8 +303,9 @@ impl<'a> Following<'a> {
             self.read_high_water_marks(&alive);
         }
         self.polls += 1;
-        let point = if at_most > 0 && self.policy.polled(now, at_most) {
-            let composed = self.scan(now, at_most)?;
+        let scan = self.policy.polled(now, at_most).filter(|_| at_most > 0);
+        let point = if let Some(why) = scan {
+            let composed = self.scan(now, at_most, why)?;
             composed.map(|composed| timeline::point(now.as_secs_f64(), &composed, 0))
         } else {
             match self.timeline.due(now) {
@@ -399,8 +402,9 @@ impl<'a> Following<'a> {
         self.maps.read(began, began.elapsed());
     }
 
-    /// Stops the tree, scans it, lets it go on, and only then classifies what was found.
-    fn scan(&mut self, now: Duration, polled: u64) -> Result<Option<Composed>> {
+    /// Stops the tree, scans it, lets adapters look inside where it is at rest, lets it go on, and only then
+    /// classifies what was found.
+    fn scan(&mut self, now: Duration, polled: u64, why: Why) -> Result<Option<Composed>> {
         let began = std::time::Instant::now();
         let frozen = match self.group.freeze(FREEZE_TIMEOUT) {
             Ok(frozen) => frozen,
@@ -420,6 +424,15 @@ impl<'a> Following<'a> {
         let thawing = frozen.took;
         if let (Some(hidden), Ok(snapshot)) = (&mut self.hidden_growth, &snapshot) {
             hidden.scanned(snapshot);
+        }
+        let analysis = self.analysis.as_mut().expect("set before the loop");
+        let mut divided = Vec::new();
+        if let Ok(snapshot) = &snapshot {
+            analysis.compare(snapshot);
+            // While memory grows, adapters would look at what is about to change.
+            if why == Why::AtRest {
+                divided = divide(analysis, snapshot);
+            }
         }
         frozen.thaw()?;
         let cost = began.elapsed();
@@ -455,12 +468,25 @@ impl<'a> Following<'a> {
         };
         self.policy
             .scanned(now + cost, cost + thawing, polled, snapshot.rss_bytes());
-        let composed = self
-            .analysis
-            .as_mut()
-            .expect("set before the loop")
-            .snapshot(&snapshot);
-        record(&mut self.event_log, &Entry::Snapshot(snapshot))?;
+        let analysis = self.analysis.as_mut().expect("set before the loop");
+        let frozen = Entry::Snapshot(Frozen { snapshot, divided });
+        record(&mut self.event_log, &frozen)?;
+        let Entry::Snapshot(Frozen { snapshot, divided }) = frozen else {
+            unreachable!("it has just been made");
+        };
+        for Divided {
+            tgid,
+            division,
+            accounts,
+        } in divided
+        {
+            let division = Arc::new(division);
+            if let Some(at_peak) = &mut self.at_peak {
+                at_peak.divided(tgid, Arc::clone(&division));
+            }
+            analysis.divided(tgid, division, accounts);
+        }
+        let composed = analysis.snapshot(&snapshot);
         Ok(Some(composed))
     }
 

@@ -3,6 +3,7 @@
 
 pub mod analysis;
 pub mod at_peak;
+mod divide;
 pub mod finish;
 pub mod follow;
 pub mod host;
@@ -37,9 +38,9 @@ use crate::{
         counters::TreeCounters,
         tier::Tier,
     },
-    residency::Snapshot,
     results::{RefusedTier, Run},
 };
+use divide::Frozen;
 use follow::{Ended, Following};
 use job::Job;
 
@@ -182,7 +183,7 @@ fn target(job: &Job) -> Target {
     }
 }
 
-fn record(event_log: &mut EventLog, entry: &Entry<Snapshot>) -> Result<(), anyhow::Error> {
+fn record(event_log: &mut EventLog, entry: &Entry<Frozen>) -> Result<(), anyhow::Error> {
     match event_log {
         Some(file) => log::write(file, entry).context("cannot write the event log"),
         None => Ok(()),

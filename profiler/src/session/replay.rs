@@ -7,11 +7,12 @@ use std::{
 
 use anyhow::{Context, Result, bail};
 
-use super::{analysis::Analysis, finish, follow::Ended, job::Job, outcome::Words, timeline};
+use super::{
+    analysis::Analysis, divide::Frozen, finish, follow::Ended, job::Job, outcome::Words, timeline,
+};
 use crate::{
     classify::runtime::Image,
     events::{Call, log::Entry},
-    residency::Snapshot,
     results::{Counters, Run},
 };
 
@@ -19,7 +20,7 @@ use crate::{
 ///
 /// A log has what came from the kernel about memory, and nothing else: the run has no counters, no
 /// words of the program and no exit status, and begins at the epoch of Unix.
-pub fn replay(log: Vec<Entry<Snapshot>>, job: &Job) -> Result<Run> {
+pub fn replay(log: Vec<Entry<Frozen>>, job: &Job) -> Result<Run> {
     let mut entries = log.into_iter();
     let Some(Entry::Root(root)) = entries.next() else {
         bail!("an event log begins with the process that was launched");
@@ -40,13 +41,17 @@ pub fn replay(log: Vec<Entry<Snapshot>>, job: &Job) -> Result<Run> {
                 last_ns = event.ended_ns;
                 analysis.event(&event);
             }
-            Entry::Snapshot(snapshot) => {
+            Entry::Snapshot(Frozen { snapshot, divided }) => {
                 for process in &snapshot.processes {
                     let mark: &mut u64 = high_water_marks.entry(process.tgid).or_default();
                     *mark = process.vm_hwm_bytes.max(*mark);
                 }
                 let began_ns = exec_ns.context("a scan before the first exec")?;
                 let after = Duration::from_nanos(snapshot.taken_ns.saturating_sub(began_ns));
+                analysis.compare(&snapshot);
+                for divided in divided {
+                    analysis.divided(divided.tgid, divided.division.into(), divided.accounts);
+                }
                 let composed = analysis.snapshot(&snapshot);
                 timeline.push(timeline::point(after.as_secs_f64(), &composed, 0));
             }

@@ -336,6 +336,7 @@ impl Sample {
             settings: vec!["GOGC=100".to_owned()],
             ledger: None,
             refused_tiers: Vec::new(),
+            adapters: Vec::new(),
         }
     }
 }
@@ -372,6 +373,7 @@ pub fn peak(
         kind: kind.to_owned(),
         rule: rule.to_owned(),
         leaf,
+        leaves: Vec::new(),
         backing: backing.map(str::to_owned),
     };
     Peak {

@@ -104,7 +104,7 @@ fn composed_of(
         processes,
         ..Snapshot::default()
     };
-    let composition = compose(&snapshot, tree, images);
+    let composition = compose(&snapshot, tree, images, &HashMap::new());
     let sum: u64 = composition
         .regions
         .iter()

@@ -1,0 +1,328 @@
+//! glibc's malloc: which chunks are in use, which are free, and what the arenas take themselves.
+//!
+//! A heap is a row of chunks without a gap. Each begins with the size of the one before it (when that is
+//! free) and its own size, whose low bits are flags; the last one of an arena is its *top*:
+//!
+//! ```text
+//! at           word 0: size of the previous chunk, if free (else its data)
+//! at + 8       word 1: size | 1 the previous chunk is in use | 2 mapped | 4 not of the main arena
+//! at + size    the next chunk
+//! ```
+//!
+//! So the row is walked from the start of the heap, and has to end exactly at its end. Sources: glibc
+//! 2.36, malloc/malloc.c (`struct malloc_chunk`, `struct malloc_state`, `tcache_perthread_struct`) and
+//! malloc/arena.c (`heap_info`). Layouts are the same from 2.27 to 2.41 but for what is said below.
+//!
+//! What glibc's own `mallinfo2` calls in use includes the chunks that a thread keeps for itself
+//! (tcache); they hold nothing, so they count as free here, and stand in the books by themselves.
+
+use std::collections::{BTreeSet, HashSet};
+
+use super::{
+    Books, Refusal, Target,
+    memory::{Memory, Unreadable},
+};
+use crate::classify::{Leaf, division::DivisionBuilder};
+
+/// Heaps of arenas lie at multiples of this (`HEAP_MAX_SIZE`, malloc/arena.c; twice
+/// `DEFAULT_MMAP_THRESHOLD_MAX`).
+const HEAP_ALIGNMENT: u64 = 64 << 20;
+/// Bytes of `struct malloc_state` with 10 fastbins and 254 bins.
+const STATE_BYTES: u64 = 0x898;
+/// In `struct malloc_state`: the fastbins, the top chunk, what the arena has from the system.
+const STATE_FASTBINS: u64 = 0x10;
+const FASTBINS: u64 = 10;
+const STATE_TOP: u64 = 0x60;
+const STATE_SYSTEM: u64 = 0x888;
+/// In `heap_info`: the arena, and the bytes of this heap.
+const HEAP_SIZE: u64 = 0x10;
+
+const PREVIOUS_IN_USE: u64 = 1;
+const FLAGS: u64 = 7;
+/// Smallest chunk.
+const SMALLEST: u64 = 32;
+const ALIGNMENT: u64 = 16;
+/// Chunks of this size and less end a heap that another one continues (`sysmalloc`).
+const FENCE: u64 = 16;
+
+/// `tcache_perthread_struct` of 2.30 and later: 64 counts of two bytes, 64 lists; as a chunk.
+const TCACHE_BINS: u64 = 64;
+const TCACHE_CHUNK: u64 = 0x290;
+/// A list is at most 7 long by default; `glibc.malloc.tcache_count` allows this many.
+const TCACHE_LONGEST: u16 = u16::MAX >> 1;
+
+/// One heap: a row of chunks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Heap {
+    /// First chunk.
+    start: u64,
+    /// One past the last.
+    end: u64,
+    /// Address of the arena; `None` for the main one, which lies in libc's data.
+    arena: Option<u64>,
+}
+
+/// A chunk, as the walk finds it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Chunk {
+    at: u64,
+    size: u64,
+    in_use: bool,
+}
+
+/// Divides the program break and the heaps of arenas.
+pub fn divide(target: &Target, into: &mut DivisionBuilder) -> Result<Option<Books>, Refusal> {
+    let heaps = heaps(target)?;
+    if heaps.is_empty() {
+        return Ok(None);
+    }
+    let used = match target.runtime.keeps_objects_outside_malloc() {
+        true => Leaf::VmMalloc,
+        false => Leaf::MallocUsed,
+    };
+    let mut chunks = Vec::new();
+    let mut tops = HashSet::new();
+    for heap in &heaps {
+        let top = walk(target.memory, heap, &mut chunks)?;
+        tops.extend(top);
+    }
+    let cached = cached_by_threads(target.memory, &chunks)?;
+    let fast = fast_chunks(target, &heaps, &tops)?;
+    let mut books = Tally::default();
+    for chunk in &chunks {
+        let range = chunk.at..chunk.at + chunk.size;
+        let kept = cached.contains(&chunk.at);
+        books.cached += if kept { chunk.size } else { 0 };
+        let free = !chunk.in_use || fast.contains(&chunk.at);
+        if free {
+            books.free += chunk.size;
+        } else {
+            books.in_use += chunk.size;
+            books.blocks += 1;
+        }
+        into.add(range, if free || kept { Leaf::HeapFree } else { used });
+    }
+    for heap in heaps.iter().filter(|heap| heap.arena.is_some()) {
+        // `heap_info`, and in the first heap `malloc_state`.
+        let base = heap.start & !(HEAP_ALIGNMENT - 1);
+        into.add(base..heap.start, Leaf::RuntimeInternal);
+    }
+    books.arenas = heaps
+        .iter()
+        .map(|heap| heap.arena)
+        .collect::<BTreeSet<_>>()
+        .len() as u64;
+    Ok(Some(books.into_books()))
+}
+
+#[derive(Default)]
+struct Tally {
+    in_use: u64,
+    blocks: u64,
+    free: u64,
+    cached: u64,
+    arenas: u64,
+}
+
+impl Tally {
+    fn into_books(self) -> Books {
+        Books::from([
+            // As `mallinfo2().uordblks` counts: with what threads keep.
+            ("in_use_bytes".into(), self.in_use),
+            ("in_use_blocks".into(), self.blocks),
+            ("free_bytes".into(), self.free),
+            ("thread_cache_bytes".into(), self.cached),
+            ("arenas".into(), self.arenas),
+        ])
+    }
+}
+
+/// The heaps of the process, by the regions that the rules found.
+fn heaps(target: &Target) -> Result<Vec<Heap>, Refusal> {
+    let memory = target.memory;
+    let mut heaps = Vec::new();
+    let brk = |rule| target.regions_of(rule).map(|region| region.range.clone());
+    let breaks: Vec<_> = brk("malloc.brk").chain(brk("malloc.brk.vm")).collect();
+    if let (Some(first), Some(last)) = (breaks.first(), breaks.last()) {
+        // The first page always is resident: it holds the first chunk.
+        heaps.push(Heap {
+            start: first.start,
+            end: last.end,
+            arena: None,
+        });
+    }
+    let arenas = target
+        .regions_of("malloc.arena")
+        .chain(target.regions_of("malloc.arena.vm"));
+    let bases: BTreeSet<u64> = arenas
+        .map(|region| region.range.start & !(HEAP_ALIGNMENT - 1))
+        .collect();
+    for base in bases {
+        let arena = memory.u64(base)?;
+        let size = memory.u64(base + HEAP_SIZE)?;
+        // The arena lies behind the `heap_info` of its first heap, so that tells how long one is: 0x20
+        // bytes, 0x30 since 2.35.
+        let info = arena % HEAP_ALIGNMENT;
+        if !(0x20..=0x40).contains(&info) || size > HEAP_ALIGNMENT || size <= info {
+            return Err(Refusal(format!(
+                "{base:#x} does not look like a heap of glibc"
+            )));
+        }
+        let first = arena - info == base;
+        let header = info + if first { STATE_BYTES } else { 0 };
+        heaps.push(Heap {
+            start: (base + header).next_multiple_of(ALIGNMENT),
+            end: base + size,
+            arena: Some(arena),
+        });
+    }
+    Ok(heaps)
+}
+
+/// Appends the chunks of a heap; its top chunk, if it has one: the others end with a fence.
+fn walk(memory: &Memory, heap: &Heap, chunks: &mut Vec<Chunk>) -> Result<Option<u64>, Refusal> {
+    let mut at = heap.start;
+    let mut head = memory.u64(at + 8)?;
+    loop {
+        let size = head & !FLAGS;
+        let next = at + size;
+        if size == heap.end - at {
+            chunks.push(Chunk {
+                at,
+                size,
+                in_use: false,
+            });
+            return Ok(Some(at));
+        }
+        if size < SMALLEST || !size.is_multiple_of(ALIGNMENT) || size > heap.end - at {
+            return Err(Refusal(format!(
+                "the chunk at {at:#x} cannot be {size} bytes long; not glibc's malloc, or in the middle of a call"
+            )));
+        }
+        let next_head = memory.u64(next + 8)?;
+        chunks.push(Chunk {
+            at,
+            size,
+            in_use: next_head & PREVIOUS_IN_USE != 0,
+        });
+        if next_head & !FLAGS <= FENCE {
+            // What is left of the heap is its fence.
+            chunks.push(Chunk {
+                at: next,
+                size: heap.end - next,
+                in_use: false,
+            });
+            return Ok(None);
+        }
+        (at, head) = (next, next_head);
+    }
+}
+
+/// Addresses of the chunks that threads keep for themselves. A thread's lists are in a chunk of one size,
+/// which other data may have too: so each of its words has to be right.
+fn cached_by_threads(memory: &Memory, chunks: &[Chunk]) -> Result<HashSet<u64>, Unreadable> {
+    let mut in_use: Vec<&Chunk> = chunks.iter().filter(|chunk| chunk.in_use).collect();
+    in_use.sort_unstable_by_key(|chunk| chunk.at);
+    let candidates = in_use
+        .iter()
+        .filter(|chunk| chunk.size == TCACHE_CHUNK)
+        .map(|chunk| chunk.at);
+    let mut cached = HashSet::new();
+    for at in candidates {
+        if let Some(lists) = thread_cache(memory, at + 16, &in_use)? {
+            cached.extend(lists);
+        }
+    }
+    Ok(cached)
+}
+
+/// The chunks in the lists of the `tcache_perthread_struct` at `address`, if it is one.
+fn thread_cache(
+    memory: &Memory,
+    address: u64,
+    in_use: &[&Chunk],
+) -> Result<Option<Vec<u64>>, Unreadable> {
+    let mut found = Vec::new();
+    for bin in 0..TCACHE_BINS {
+        let count = memory.u16(address + 2 * bin)?;
+        let mut entry = memory.u64(address + 2 * TCACHE_BINS + 8 * bin)?;
+        if count > TCACHE_LONGEST || (count == 0) != (entry == 0) {
+            return Ok(None);
+        }
+        for _ in 0..count {
+            // An entry is the data of a chunk; bin n holds chunks of 32 + 16 n bytes.
+            let at = entry.wrapping_sub(16);
+            let known = in_use.binary_search_by_key(&at, |chunk| chunk.at);
+            let size = known.map(|index| in_use[index].size);
+            if size != Ok(SMALLEST + ALIGNMENT * bin) {
+                return Ok(None);
+            }
+            found.push(at);
+            // `REVEAL_PTR`, since 2.32: the next pointer is mixed with its own address.
+            let next = memory.u64(entry)?;
+            entry = next ^ (entry >> 12);
+        }
+        if entry != 0 && count != 0 {
+            return Ok(None);
+        }
+    }
+    // All lists empty: nothing tells it from zeros.
+    Ok(Some(found))
+}
+
+/// Addresses of the chunks in fastbins, which look like chunks in use.
+fn fast_chunks(
+    target: &Target,
+    heaps: &[Heap],
+    tops: &HashSet<u64>,
+) -> Result<HashSet<u64>, Refusal> {
+    let mut states: BTreeSet<u64> = heaps.iter().filter_map(|heap| heap.arena).collect();
+    states.extend(main_arena(target, heaps, tops));
+    let mut fast = HashSet::new();
+    for state in states {
+        for bin in 0..FASTBINS {
+            let mut at = target.memory.u64(state + STATE_FASTBINS + 8 * bin)?;
+            while at != 0 {
+                let size = target.memory.u64(at + 8)? & !FLAGS;
+                if size != SMALLEST + ALIGNMENT * bin || !fast.insert(at) {
+                    return Err(Refusal(format!(
+                        "the list of fast chunks at {state:#x} leads to {at:#x}, which is no chunk of it"
+                    )));
+                }
+                at = target.memory.u64(at + 16)? ^ ((at + 16) >> 12);
+            }
+        }
+    }
+    Ok(fast)
+}
+
+/// The main arena, in libc's data: the place that holds the address of the top chunk of the program break,
+/// and what the arena has from the system is not less than it.
+fn main_arena(target: &Target, heaps: &[Heap], tops: &HashSet<u64>) -> Option<u64> {
+    let main = heaps.iter().find(|heap| heap.arena.is_none())?;
+    let top = *tops
+        .iter()
+        .find(|&&top| (main.start..main.end).contains(&top))?;
+    let data = target.regions.iter().filter(|region| {
+        let file = region.backing.as_deref().unwrap_or_default();
+        file.contains("libc.so") || file.contains("libc-2")
+    });
+    for region in data {
+        for part in target.memory.resident(region.range.start, region.range.end) {
+            for at in (part.start..part.end).step_by(8) {
+                if target.memory.u64(at) != Ok(top) || at < part.start + STATE_TOP {
+                    continue;
+                }
+                let state = at - STATE_TOP;
+                let system = target.memory.u64(state + STATE_SYSTEM).unwrap_or(0);
+                if system >= main.end - main.start {
+                    return Some(state);
+                }
+            }
+        }
+    }
+    None
+}
+
+#[cfg(test)]
+mod tests;

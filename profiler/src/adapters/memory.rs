@@ -1,0 +1,280 @@
+//! Reading the memory of a frozen process: only pages that are resident, in large blocks.
+//!
+//! A page that is not resident must not be read: the kernel would bring it, and the program would be
+//! larger for being looked at.
+
+use std::{cell::RefCell, io, io::IoSliceMut};
+
+use nix::{
+    sys::uio::{RemoteIoVec, process_vm_readv},
+    unistd::Pid,
+};
+
+use crate::{
+    residency::{ResidentRange, ranges::clip},
+    units::PAGE,
+};
+
+/// Something at this address is not resident, or could not be read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("the memory at {address:#x} is not there to be read")]
+pub struct Unreadable {
+    /// First byte that was asked for.
+    pub address: u64,
+}
+
+/// Where bytes come from: a process, or a recording of one in tests.
+pub trait Source {
+    /// Fills `into` with the bytes at `address`, all of which are resident.
+    fn read(&self, address: u64, into: &mut [u8]) -> io::Result<()>;
+}
+
+/// The memory of a live process. Needs the right to ptrace it.
+pub struct Process(pub u32);
+
+impl Source for Process {
+    fn read(&self, address: u64, into: &mut [u8]) -> io::Result<()> {
+        let wanted = into.len();
+        let remote = RemoteIoVec {
+            base: address as usize,
+            len: wanted,
+        };
+        let pid = Pid::from_raw(self.0.cast_signed());
+        match process_vm_readv(pid, &mut [IoSliceMut::new(into)], &[remote])? {
+            read if read == wanted => Ok(()),
+            _ => Err(io::ErrorKind::UnexpectedEof.into()),
+        }
+    }
+}
+
+/// Bytes read at once.
+const BLOCK: u64 = 64 * 1024;
+/// Blocks kept: 32 MiB. Adapters go through memory in long strides, with jumps back to a few places.
+const SLOTS: u64 = 512;
+const PAGES_PER_BLOCK: u64 = BLOCK / PAGE;
+
+/// A block that has been read. Pages that are not in `present` hold no meaning.
+struct Block {
+    number: u64,
+    /// Bit n: page n of the block was resident and has been read.
+    present: u16,
+    bytes: Box<[u8]>,
+}
+
+/// The resident memory of one frozen process.
+pub struct Memory<'a> {
+    source: &'a dyn Source,
+    resident: &'a [ResidentRange],
+    cache: RefCell<Vec<Option<Block>>>,
+}
+
+impl<'a> Memory<'a> {
+    /// `resident` is in address order, and whole pages.
+    pub fn new(source: &'a dyn Source, resident: &'a [ResidentRange]) -> Memory<'a> {
+        let cache = (0..SLOTS).map(|_| None).collect();
+        Memory {
+            source,
+            resident,
+            cache: RefCell::new(cache),
+        }
+    }
+
+    /// Fills `into`. Fails when a page of it is not resident.
+    pub fn read(&self, address: u64, into: &mut [u8]) -> Result<(), Unreadable> {
+        let mut done = 0;
+        while done < into.len() {
+            let at = address
+                .checked_add(done as u64)
+                .ok_or(Unreadable { address })?;
+            let in_page = (PAGE - at % PAGE).min((into.len() - done) as u64) as usize;
+            self.read_in_page(at, &mut into[done..done + in_page])?;
+            done += in_page;
+        }
+        Ok(())
+    }
+
+    /// Bytes inside one page.
+    fn read_in_page(&self, address: u64, into: &mut [u8]) -> Result<(), Unreadable> {
+        let number = address / BLOCK;
+        let mut cache = self.cache.borrow_mut();
+        let slot = &mut cache[(number % SLOTS) as usize];
+        if slot.as_ref().is_none_or(|block| block.number != number) {
+            let bytes = slot.take().map(|block| block.bytes);
+            *slot = Some(self.load(number, bytes));
+        }
+        let block = slot.as_ref().expect("just filled");
+        let offset = (address % BLOCK) as usize;
+        if block.present >> (offset as u64 / PAGE) & 1 == 0 {
+            return Err(Unreadable { address });
+        }
+        into.copy_from_slice(&block.bytes[offset..offset + into.len()]);
+        Ok(())
+    }
+
+    fn load(&self, number: u64, bytes: Option<Box<[u8]>>) -> Block {
+        let start = number * BLOCK;
+        let mut block = Block {
+            number,
+            present: 0,
+            bytes: bytes.unwrap_or_else(|| vec![0; BLOCK as usize].into_boxed_slice()),
+        };
+        for range in clip(self.resident, start, start.saturating_add(BLOCK)) {
+            let (from, to) = (range.start - start, range.end - start);
+            let into = &mut block.bytes[from as usize..to as usize];
+            if self.source.read(range.start, into).is_ok() {
+                for page in from / PAGE..to / PAGE {
+                    block.present |= 1 << (page % PAGES_PER_BLOCK);
+                }
+            }
+        }
+        block
+    }
+
+    /// A little-endian word of eight bytes.
+    pub fn u64(&self, address: u64) -> Result<u64, Unreadable> {
+        let mut bytes = [0; 8];
+        self.read(address, &mut bytes)?;
+        Ok(u64::from_le_bytes(bytes))
+    }
+
+    /// A little-endian word of four bytes.
+    pub fn u32(&self, address: u64) -> Result<u32, Unreadable> {
+        let mut bytes = [0; 4];
+        self.read(address, &mut bytes)?;
+        Ok(u32::from_le_bytes(bytes))
+    }
+
+    /// A little-endian word of two bytes.
+    pub fn u16(&self, address: u64) -> Result<u16, Unreadable> {
+        let mut bytes = [0; 2];
+        self.read(address, &mut bytes)?;
+        Ok(u16::from_le_bytes(bytes))
+    }
+
+    /// One byte.
+    pub fn u8(&self, address: u64) -> Result<u8, Unreadable> {
+        let mut byte = [0];
+        self.read(address, &mut byte)?;
+        Ok(byte[0])
+    }
+
+    /// What of `start..end` is resident, in address order.
+    pub fn resident(&self, start: u64, end: u64) -> impl Iterator<Item = ResidentRange> + '_ {
+        clip(self.resident, start, end)
+    }
+}
+
+/// A process made of literal bytes, for the tests of adapters.
+#[cfg(test)]
+pub mod fake {
+    use super::*;
+    use std::collections::BTreeMap;
+
+    /// Pages by address, all zero until written.
+    #[derive(Debug, Default)]
+    pub struct Fake {
+        pages: BTreeMap<u64, Vec<u8>>,
+    }
+
+    impl Fake {
+        /// Writes bytes; the pages that they touch are resident from then on.
+        pub fn write(&mut self, address: u64, bytes: &[u8]) {
+            for (index, &byte) in bytes.iter().enumerate() {
+                let at = address + index as u64;
+                let page = self.pages.entry(at & !(PAGE - 1));
+                page.or_insert_with(|| vec![0; PAGE as usize])[(at % PAGE) as usize] = byte;
+            }
+        }
+
+        /// Writes a little-endian word.
+        pub fn put(&mut self, address: u64, word: u64) {
+            self.write(address, &word.to_le_bytes());
+        }
+
+        /// Makes all pages of a range resident.
+        pub fn touch(&mut self, start: u64, end: u64) {
+            let mut page = start & !(PAGE - 1);
+            while page < end {
+                self.pages
+                    .entry(page)
+                    .or_insert_with(|| vec![0; PAGE as usize]);
+                page += PAGE;
+            }
+        }
+
+        /// The resident pages, one range each.
+        pub fn resident(&self) -> Vec<ResidentRange> {
+            let range = |&start: &u64| ResidentRange {
+                start,
+                end: start + PAGE,
+                file: false,
+            };
+            self.pages.keys().map(range).collect()
+        }
+    }
+
+    impl Source for Fake {
+        fn read(&self, address: u64, into: &mut [u8]) -> io::Result<()> {
+            for (index, byte) in into.iter_mut().enumerate() {
+                let at = address + index as u64;
+                let page = self.pages.get(&(at & !(PAGE - 1)));
+                *byte = page.expect("only resident pages are read")[(at % PAGE) as usize];
+            }
+            Ok(())
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{fake::Fake, *};
+
+    #[test]
+    fn only_resident_pages_are_read_across_pages_and_blocks() {
+        let mut fake = Fake::default();
+        fake.put(BLOCK - 4, 0x1122_3344_5566_7788);
+        fake.put(2 * BLOCK, 7);
+        let resident = fake.resident();
+        let memory = Memory::new(&fake, &resident);
+        assert_eq!(memory.u64(BLOCK - 4), Ok(0x1122_3344_5566_7788));
+        assert_eq!(memory.u32(BLOCK), Ok(0x1122_3344));
+        assert_eq!(memory.u64(2 * BLOCK), Ok(7));
+        let address = 2 * BLOCK - 8;
+        assert_eq!(memory.u64(address), Err(Unreadable { address }));
+        assert_eq!(
+            memory.u64(BLOCK + PAGE - 4),
+            Err(Unreadable {
+                address: BLOCK + PAGE
+            })
+        );
+    }
+
+    #[test]
+    fn our_own_memory_can_be_read() {
+        let words: Vec<u64> = (0..5000).collect();
+        let start = words.as_ptr() as u64;
+        let resident = [ResidentRange {
+            start: start & !(PAGE - 1),
+            end: (start + 40_000).next_multiple_of(PAGE),
+            file: false,
+        }];
+        let source = Process(std::process::id());
+        let memory = Memory::new(&source, &resident);
+        assert_eq!(memory.u64(start + 8 * 4321), Ok(4321));
+        drop(words);
+    }
+
+    #[test]
+    fn blocks_that_share_a_slot_are_read_again() {
+        let mut fake = Fake::default();
+        let far = SLOTS * BLOCK;
+        fake.put(64, 1);
+        fake.put(far + 64, 2);
+        let resident = fake.resident();
+        let memory = Memory::new(&fake, &resident);
+        for _ in 0..2 {
+            assert_eq!(memory.u64(64), Ok(1));
+            assert_eq!(memory.u64(far + 64), Ok(2));
+        }
+    }
+}

@@ -1,0 +1,228 @@
+//! How the bytes of pages divide among leaves, where an adapter looked inside a heap or a stack.
+//!
+//! Only whole pages are resident, so all that is needed of an allocator's blocks is how many bytes of
+//! each page belong to which leaf. Pages that belong to one leaf as a whole are kept as runs: the blocks
+//! of a million tasks take some megabytes so.
+
+use std::{collections::BTreeMap, ops::Range};
+
+use serde::{Deserialize, Serialize};
+
+use super::Leaf;
+use crate::{
+    residency::ResidentRange,
+    units::{PAGE, page_ceil, page_floor},
+};
+
+/// Bytes of one leaf on each page of a run. More than one page only where the leaf fills them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+struct Part {
+    /// Number of the first page.
+    page: u64,
+    /// Pages of the run.
+    pages: u64,
+    /// Bytes on each of them.
+    bytes: u64,
+    leaf: Leaf,
+}
+
+impl Part {
+    fn end(&self) -> u64 {
+        self.page + self.pages
+    }
+}
+
+/// See the module. Bytes that are in no part keep the leaf of their region.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct Division {
+    /// In the order of pages; runs of more than one page overlap nothing.
+    parts: Vec<Part>,
+}
+
+/// Ranges that lay claim to the same bytes: whoever gave them misread something.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("the page at {address:#x} has been given more than its bytes")]
+pub struct Overlap {
+    /// First byte of the page.
+    pub address: u64,
+}
+
+/// Collects ranges of bytes; cheapest when they come in address order.
+#[derive(Debug, Default)]
+pub struct DivisionBuilder {
+    parts: Vec<Part>,
+}
+
+impl DivisionBuilder {
+    /// These bytes are of this leaf.
+    pub fn add(&mut self, range: Range<u64>, leaf: Leaf) {
+        let (first, last) = (page_ceil(range.start), page_floor(range.end));
+        if first > last || range.is_empty() {
+            // Inside one page.
+            self.part(
+                range.start / PAGE,
+                1,
+                range.end.saturating_sub(range.start),
+                leaf,
+            );
+            return;
+        }
+        self.part(range.start / PAGE, 1, first - range.start, leaf);
+        self.part(first / PAGE, (last - first) / PAGE, PAGE, leaf);
+        self.part(last / PAGE, 1, range.end - last, leaf);
+    }
+
+    fn part(&mut self, page: u64, pages: u64, bytes: u64, leaf: Leaf) {
+        if pages == 0 || bytes == 0 {
+            return;
+        }
+        // The blocks of one page mostly come one after the other, of two or three leaves.
+        let recent = self.parts.iter_mut().rev().take(3);
+        for part in recent {
+            if part.page == page && part.leaf == leaf && part.pages == 1 && bytes < PAGE {
+                part.bytes += bytes;
+                return;
+            }
+        }
+        self.parts.push(Part {
+            page,
+            pages,
+            bytes,
+            leaf,
+        });
+    }
+
+    /// Takes over a division.
+    pub fn append(&mut self, mut other: Division) {
+        self.parts.append(&mut other.parts);
+    }
+
+    /// The division; refused when ranges overlap, as far as that shows: by page.
+    pub fn build(mut self) -> Result<Division, Overlap> {
+        self.parts.sort_by_key(|part| (part.page, part.leaf));
+        self.parts.dedup_by(|next, part| {
+            let same = part.page == next.page && part.leaf == next.leaf;
+            let joins = same && part.pages == 1 && next.pages == 1;
+            if joins {
+                part.bytes += next.bytes;
+            }
+            joins
+        });
+        let mut claimed = 0;
+        let mut before: Option<Part> = None;
+        for part in &self.parts {
+            let same_page = before.is_some_and(|before| before.page == part.page);
+            claimed = part.bytes + if same_page { claimed } else { 0 };
+            let in_a_run = before.is_some_and(|before| before.end() > part.page && !same_page);
+            let two_runs = same_page && (part.pages > 1 || before.is_some_and(|it| it.pages > 1));
+            if claimed > PAGE || in_a_run || two_runs {
+                return Err(Overlap {
+                    address: part.page * PAGE,
+                });
+            }
+            before = Some(*part);
+        }
+        Ok(Division { parts: self.parts })
+    }
+}
+
+impl Division {
+    /// Whether nothing is divided.
+    pub fn is_empty(&self) -> bool {
+        self.parts.is_empty()
+    }
+
+    /// Adds the bytes of a resident range, by leaf. Both ends lie on page boundaries.
+    pub fn add_up(&self, resident: &ResidentRange, bytes: &mut BTreeMap<Leaf, u64>) {
+        let (first, end) = (resident.start / PAGE, resident.end / PAGE);
+        let from = self.parts.partition_point(|part| part.end() <= first);
+        for part in self.parts[from..].iter().take_while(|part| part.page < end) {
+            let pages = part.end().min(end) - part.page.max(first);
+            *bytes.entry(part.leaf).or_default() += pages * part.bytes;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn built(ranges: &[(Range<u64>, Leaf)]) -> Result<Division, Overlap> {
+        let mut builder = DivisionBuilder::default();
+        for (range, leaf) in ranges {
+            builder.add(range.clone(), *leaf);
+        }
+        builder.build()
+    }
+
+    fn resident(division: &Division, range: Range<u64>) -> Vec<(Leaf, u64)> {
+        let mut bytes = BTreeMap::new();
+        let range = ResidentRange {
+            start: range.start,
+            end: range.end,
+            file: false,
+        };
+        division.add_up(&range, &mut bytes);
+        bytes.into_iter().collect()
+    }
+
+    #[test]
+    fn a_block_over_pages_counts_on_each_as_far_as_it_goes() {
+        //  page      0      1      2      3
+        //  block          |==================|     0x1800..0x4010
+        //  then                               |=|  0x4010..0x4030, free
+        let division = built(&[
+            (0x1800..0x4010, Leaf::MallocUsed),
+            (0x4010..0x4030, Leaf::HeapFree),
+        ])
+        .expect("nothing overlaps");
+        assert_eq!(
+            resident(&division, 0x1000..0x2000),
+            [(Leaf::MallocUsed, 0x800)]
+        );
+        assert_eq!(
+            resident(&division, 0x3000..0x5000),
+            [(Leaf::MallocUsed, 0x1010), (Leaf::HeapFree, 0x20)]
+        );
+        assert_eq!(resident(&division, 0x5000..0x9000), []);
+    }
+
+    #[test]
+    fn order_does_not_matter() {
+        let ascending = [
+            (0x1000..0x1010, Leaf::MallocUsed),
+            (0x1010..0x1040, Leaf::HeapFree),
+            (0x1040..0x1050, Leaf::MallocUsed),
+            (0x2000..0x6000, Leaf::HeapFree),
+        ];
+        let mut descending = ascending.clone();
+        descending.reverse();
+        assert_eq!(built(&ascending), built(&descending));
+        assert_eq!(
+            resident(
+                &built(&descending).expect("nothing overlaps"),
+                0x1000..0x3000
+            ),
+            [(Leaf::MallocUsed, 0x20), (Leaf::HeapFree, 0x1030)]
+        );
+    }
+
+    #[test]
+    fn bytes_claimed_twice_are_refused() {
+        let twice = built(&[
+            (0x1000..0x1900, Leaf::MallocUsed),
+            (0x1800..0x2000, Leaf::HeapFree),
+        ]);
+        assert_eq!(twice, Err(Overlap { address: 0x1000 }));
+        let in_a_run = built(&[
+            (0x1000..0x8000, Leaf::MallocUsed),
+            (0x3010..0x3020, Leaf::HeapFree),
+        ]);
+        assert_eq!(in_a_run, Err(Overlap { address: 0x3000 }));
+        let runs = built(&[
+            (0x1000..0x8000, Leaf::MallocUsed),
+            (0x1000..0x8000, Leaf::MallocUsed),
+        ]);
+        assert_eq!(runs, Err(Overlap { address: 0x1000 }));
+    }
+}

@@ -1,0 +1,81 @@
+//! Lets the adapters look at a frozen tree.
+
+use serde::{Deserialize, Serialize};
+
+use super::analysis::Analysis;
+use crate::{
+    adapters::{
+        Account, StackPointer, Target,
+        memory::{Memory, Process},
+    },
+    classify::{compose::classify_process, division::Division, runtime::Image},
+    residency::{ProcessSnapshot, Snapshot, stack_pointers::stack_pointers},
+};
+
+/// A frozen tree: its pages, and what adapters found on them.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Frozen {
+    /// Every process with its pages.
+    #[serde(flatten)]
+    pub snapshot: Snapshot,
+    /// What adapters found, where they looked.
+    #[serde(default)]
+    pub divided: Vec<Divided>,
+}
+
+/// What adapters found in one process.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Divided {
+    /// The process.
+    pub tgid: u32,
+    /// Its pages by leaf.
+    pub division: Division,
+    /// What each adapter had to say.
+    pub accounts: Vec<Account>,
+}
+
+/// Divides every process of a snapshot. They must still be frozen, and the region maps must have been held
+/// against the snapshot.
+pub(super) fn divide(analysis: &Analysis, snapshot: &Snapshot) -> Vec<Divided> {
+    let of_process = |process| divide_process(analysis, process, snapshot.taken_ns);
+    snapshot.processes.iter().map(of_process).collect()
+}
+
+fn divide_process(analysis: &Analysis, process: &ProcessSnapshot, taken_ns: u64) -> Divided {
+    let tgid = process.tgid;
+    let (runtime, regions) = classify_process(process, &analysis.tree, &analysis.images, None);
+    let source = Process(tgid);
+    let none = Image::default();
+    let target = Target {
+        memory: &Memory::new(&source, &process.resident),
+        process,
+        regions: &regions,
+        runtime,
+        image: analysis.images.get(&tgid).unwrap_or(&none),
+        threads: &threads(analysis, tgid),
+    };
+    let (division, accounts) = crate::adapters::divide(&target, taken_ns);
+    Divided {
+        tgid,
+        division,
+        accounts,
+    }
+}
+
+/// A process that cannot be asked has no thread: its stacks stay undivided.
+fn threads(analysis: &Analysis, tgid: u32) -> Vec<StackPointer> {
+    let known = analysis.tree.process(tgid);
+    let lowest = |tid| {
+        let thread = known?.threads.get(&tid)?;
+        thread.stack.as_ref().map(|stack| stack.range.start)
+    };
+    let pointers = stack_pointers(tgid).unwrap_or_default();
+    pointers
+        .into_iter()
+        .map(|(tid, address)| StackPointer {
+            tid,
+            address,
+            lowest: lowest(tid),
+        })
+        .collect()
+}
