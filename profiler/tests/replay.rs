@@ -33,6 +33,7 @@ fn job(name: &str) -> Job {
         directory: None,
         contract: None,
         repeat: 0,
+        ask_for_books: false,
     }
 }
 

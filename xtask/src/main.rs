@@ -1,9 +1,12 @@
 //! `cargo xtask`: everything around the profiler. One module a subcommand.
 
+mod accuracy;
 mod build;
 mod ebpf;
+mod measure;
 mod process;
 mod programs;
+mod progress;
 mod run;
 mod setup;
 mod test;
@@ -36,6 +39,8 @@ enum Arguments {
     },
     /// Prepare the programs and print how each is started
     Programs(programs::command::Options),
+    /// Hold what is found inside the programs against their runtimes' own books
+    Accuracy(accuracy::Options),
     /// Boot other kernels in QEMU and run there the tests that depend on the kernel
     Vm(vm::Options),
 }
@@ -74,6 +79,7 @@ fn execute(arguments: Arguments, root: &Path) -> Result<ExitCode> {
         Arguments::Setup { ebpf: _ } => setup::ebpf(root)?,
         Arguments::Object { comparison } => ebpf::compare(root, comparison)?,
         Arguments::Programs(options) => programs::command::run(&options, root)?,
+        Arguments::Accuracy(options) => accuracy::run(&options, root)?,
         Arguments::Vm(options) => vm::run(&options, root)?,
     }
     Ok(ExitCode::SUCCESS)

@@ -6,7 +6,7 @@ mod build;
 pub mod command;
 mod prepare;
 
-pub use prepare::{Prepared, prepare};
+pub use prepare::{Prepared, Ready, Variant, prepare};
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -33,6 +33,8 @@ pub struct Program {
     pub threads_per_task: u64,
     /// What is known of its memory.
     pub estimate: Estimate,
+    /// What of it is held against the runtime's own books.
+    pub comparisons: Vec<Comparison>,
     folder: PathBuf,
     recipes: Vec<Recipe>,
 }
@@ -66,6 +68,38 @@ struct Recipe {
     #[serde(default)]
     environment: BTreeMap<String, String>,
     versions: Vec<VersionOf>,
+    books: Option<Books>,
+}
+
+/// The same program, which tells its runtime's own books when it gets `SIGUSR2`.
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Books {
+    /// Ids of toolchains that are needed to build it, beside the recipe's.
+    #[serde(default)]
+    toolchains: Vec<String>,
+    /// Commands that make what it takes in `{books}`, after those of the recipe.
+    #[serde(default)]
+    build: Vec<Vec<String>>,
+    /// Instead of the recipe's.
+    run: Option<Vec<String>>,
+    /// Beside the recipe's.
+    #[serde(default)]
+    environment: BTreeMap<String, String>,
+}
+
+/// Figures of ours and of the runtime that are to be equal.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Comparison {
+    /// What they are, for people.
+    pub what: String,
+    /// Ours, `ADAPTER.BOOK`; summed.
+    pub ours: Vec<String>,
+    /// The runtime's, by the names in its books; summed.
+    pub theirs: Vec<String>,
+    /// How far apart they may be, in percent of theirs.
+    pub limit_percent: f64,
 }
 
 /// One name and number of the version that results carry.
@@ -88,6 +122,8 @@ struct Manifest {
     threads_per_task: u64,
     estimate: Estimate,
     recipe: Vec<Recipe>,
+    #[serde(default)]
+    compare: Vec<Comparison>,
 }
 
 impl Program {
@@ -174,6 +210,7 @@ fn parse(folder: &Path, text: &str) -> Result<Program> {
         colour,
         threads_per_task: manifest.threads_per_task,
         estimate: manifest.estimate,
+        comparisons: manifest.compare,
         folder: folder.to_owned(),
         recipes: manifest.recipe,
     })
@@ -306,7 +343,9 @@ mod tests {
             crate::toolchains::load(&workspace().join("programs/toolchains")).unwrap();
         for program in load(workspace()).unwrap() {
             for recipe in &program.recipes {
-                for id in recipe.toolchains.iter().chain(&recipe.build_toolchains) {
+                let books = recipe.books.iter().flat_map(|books| &books.toolchains);
+                let own = recipe.toolchains.iter().chain(&recipe.build_toolchains);
+                for id in own.chain(books) {
                     assert!(definitions.contains_key(id), "{} needs {id}", program.name);
                 }
             }

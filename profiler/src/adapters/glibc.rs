@@ -106,6 +106,7 @@ pub fn divide(target: &Target, into: &mut DivisionBuilder) -> Result<Option<Book
         // `heap_info`, and in the first heap `malloc_state`.
         let base = heap.start & !(HEAP_ALIGNMENT - 1);
         into.add(base..heap.start, Leaf::RuntimeInternal);
+        books.headers += heap.start - base;
     }
     books.arenas = heaps
         .iter()
@@ -121,6 +122,7 @@ struct Tally {
     blocks: u64,
     free: u64,
     cached: u64,
+    headers: u64,
     arenas: u64,
 }
 
@@ -132,6 +134,8 @@ impl Tally {
             ("in_use_blocks".into(), self.blocks),
             ("free_bytes".into(), self.free),
             ("thread_cache_bytes".into(), self.cached),
+            // `mallinfo2` counts them as in use.
+            ("arena_header_bytes".into(), self.headers),
             ("arenas".into(), self.arenas),
         ])
     }

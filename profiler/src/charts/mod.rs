@@ -1,5 +1,6 @@
 //! Figures from finished [`Results`]: one file a figure, each drawn as SVG and, from it, as PNG.
 
+mod accuracy;
 mod drawing;
 mod frame;
 mod hatching;
@@ -16,6 +17,7 @@ use std::path::{Path, PathBuf};
 
 use thiserror::Error;
 
+use crate::results::accuracy::Accuracy;
 use crate::results::store::{StoreError, write_atomically};
 use crate::results::summary::{cells, task_counts};
 use crate::results::{Outcome, Results, Run};
@@ -88,14 +90,26 @@ pub fn draw_all(results: &Results, directory: &Path) -> Result<Vec<PathBuf>, Cha
         make_folder(&directory.join(TIMELINES)).map_err(ChartError::Folder)?;
     }
     for (name, figure) in figures {
-        for (extension, bytes) in [
-            ("svg", figure.svg.clone().into_bytes()),
-            ("png", figure.png()?),
-        ] {
-            let path = directory.join(format!("{name}.{extension}"));
-            write_atomically(&path, &bytes, None)?;
-            written.push(path);
-        }
+        written.extend(save(&figure, directory, &name)?);
+    }
+    Ok(written)
+}
+
+/// Draws the comparisons with the runtimes' own books into `directory`, as [`draw_all`] does.
+pub fn draw_accuracy(accuracy: &Accuracy, directory: &Path) -> Result<Vec<PathBuf>, ChartError> {
+    save(&accuracy::figure(accuracy), directory, "accuracy")
+}
+
+fn save(figure: &Figure, directory: &Path, name: &str) -> Result<Vec<PathBuf>, ChartError> {
+    let forms = [
+        ("svg", figure.svg.clone().into_bytes()),
+        ("png", figure.png()?),
+    ];
+    let mut written = Vec::new();
+    for (extension, bytes) in forms {
+        let path = directory.join(format!("{name}.{extension}"));
+        write_atomically(&path, &bytes, None)?;
+        written.push(path);
     }
     Ok(written)
 }

@@ -186,5 +186,6 @@ fn job_of(command: &[String]) -> Job {
         directory: None,
         contract: None,
         repeat: 0,
+        ask_for_books: false,
     }
 }

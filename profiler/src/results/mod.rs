@@ -4,6 +4,7 @@
 //! from this document alone, so they can be drawn again from a file. `docs/results.md` documents the
 //! schema for readers of the JSON.
 
+pub mod accuracy;
 pub mod store;
 pub mod summary;
 
@@ -137,6 +138,9 @@ pub struct Run {
     /// Adapters that looked inside heaps and stacks, when the tree was at rest.
     #[serde(default)]
     pub adapters: Vec<Adapter>,
+    /// The runtime's own books right after that; asked for by `cargo xtask accuracy` alone.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub books: Option<BTreeMap<String, u64>>,
 }
 
 /// What one adapter found in one process.

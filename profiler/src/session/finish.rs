@@ -48,6 +48,14 @@ pub(super) fn run(ended: Ended, job: &Job, started: SystemTime) -> Result<Run> {
     if let Some(loss) = ended.ledger.as_ref().and_then(|ledger| ledger.loss.clone()) {
         warnings.push(loss);
     }
+    for account in ended.analysis.accounts.values().flatten() {
+        if let Some(refusal) = &account.refusal {
+            warnings.push(format!(
+                "the adapter {} left the memory of process {} undivided: {refusal}",
+                account.adapter, account.tgid
+            ));
+        }
+    }
     if ended.analysis.best.is_none() {
         warnings.push("the program ended before it could be scanned".into());
     }
@@ -86,6 +94,7 @@ pub(super) fn run(ended: Ended, job: &Job, started: SystemTime) -> Result<Run> {
         ledger: ended.ledger,
         refused_tiers: ended.refused_tiers,
         adapters: adapters(&ended.analysis, seconds),
+        books: ended.words.books,
         ..unmeasured(job, started, outcome, reason)
     })
 }
@@ -121,6 +130,7 @@ pub fn unmeasured(job: &Job, started: SystemTime, outcome: Outcome, reason: Opti
         ledger: None,
         refused_tiers: Vec::new(),
         adapters: Vec::new(),
+        books: None,
     }
 }
 

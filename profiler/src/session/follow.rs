@@ -55,6 +55,8 @@ use crate::{
 const POLL: Duration = Duration::from_millis(10);
 /// The high-water marks are read every so many polls, and at each scan.
 const POLLS_PER_HIGH_WATER_MARK: u32 = 5;
+/// After this time with all tasks alive, a program is asked for its runtime's books.
+const SETTLED: Duration = Duration::from_secs(1);
 /// How long the target may take to stand still.
 const FREEZE_TIMEOUT: Duration = Duration::from_secs(10);
 
@@ -63,6 +65,8 @@ pub(super) struct Following<'a> {
     group: &'a TargetGroup,
     /// A benchmark program is ours to end; any other command decides itself what a signal means.
     ours_to_end: bool,
+    /// The runtime's own books are still to be asked for.
+    books_wanted: bool,
     probes: Probes,
     counters: TreeCounters,
     event_log: EventLog,
@@ -135,10 +139,12 @@ impl<'a> Following<'a> {
         counters: TreeCounters,
         event_log: EventLog,
         warnings: Vec<String>,
+        refused_tiers: Vec<RefusedTier>,
     ) -> Self {
         Following {
             group,
             ours_to_end: job.contract.is_some(),
+            books_wanted: job.ask_for_books,
             policy: match probes.ledger {
                 Some(_) => ScanPolicy::plateaus_only(),
                 None => ScanPolicy::default(),
@@ -161,16 +167,8 @@ impl<'a> Following<'a> {
             launch_ns: None,
             alive_ns: None,
             warnings,
-            refused_tiers: Vec::new(),
-            environment: &job.environment,
-        }
-    }
-
-    /// Notes the tiers that were tried before this one.
-    pub fn in_place_of(self, refused_tiers: Vec<RefusedTier>) -> Self {
-        Following {
             refused_tiers,
-            ..self
+            environment: &job.environment,
         }
     }
 
@@ -303,9 +301,16 @@ impl<'a> Following<'a> {
             self.read_high_water_marks(&alive);
         }
         self.polls += 1;
-        let scan = self.policy.polled(now, at_most).filter(|_| at_most > 0);
+        let asking = self.books_wanted && self.is_settled();
+        let scan = match asking {
+            true => Some(Why::AtRest),
+            false => self.policy.polled(now, at_most).filter(|_| at_most > 0),
+        };
         let point = if let Some(why) = scan {
             let composed = self.scan(now, at_most, why)?;
+            if asking {
+                self.ask_for_books();
+            }
             composed.map(|composed| timeline::point(now.as_secs_f64(), &composed, 0))
         } else {
             match self.timeline.due(now) {
@@ -322,6 +327,23 @@ impl<'a> Following<'a> {
             spread_bytes: 0,
         }));
         Ok(())
+    }
+
+    /// All tasks have been alive for a while.
+    fn is_settled(&self) -> bool {
+        self.alive_ns
+            .is_some_and(|alive| monotonic_ns() >= alive + SETTLED.as_nanos() as u64)
+    }
+
+    /// See [`Job::ask_for_books`].
+    fn ask_for_books(&mut self) {
+        self.books_wanted = false;
+        let analysis = self.analysis.as_ref().expect("set before the loop");
+        if let Some(root) = analysis.tree.processes().next() {
+            let pid = nix::unistd::Pid::from_raw(root.tgid.cast_signed());
+            // One that has ended has no books.
+            let _ = nix::sys::signal::kill(pid, SignalNumber::SIGUSR2);
+        }
     }
 
     /// Looks at the pages of the running tree, for the timeline.

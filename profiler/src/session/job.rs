@@ -25,6 +25,10 @@ pub struct Job {
     pub contract: Option<Contract>,
     /// 0 for the first repeat.
     pub repeat: u32,
+    /// A run that is not to be measured but to be verified: when all tasks are alive and adapters have looked,
+    /// the program is asked for its runtime's own books by `SIGUSR2`, and answers with a line `books={…}`.
+    #[serde(default)]
+    pub ask_for_books: bool,
 }
 
 /// `PROGRAM N SECONDS`: N tasks, all alive at once, each waiting so many seconds.

@@ -134,8 +134,15 @@ fn attach_and_follow(
     follow::hold_signals();
     let running = held.release()?;
 
-    let following = Following::new(job, group, probes, counters, event_log, warnings)
-        .in_place_of(refused_tiers);
+    let following = Following::new(
+        job,
+        group,
+        probes,
+        counters,
+        event_log,
+        warnings,
+        refused_tiers,
+    );
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()

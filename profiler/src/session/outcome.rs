@@ -1,5 +1,7 @@
 //! Did the program do what it promised? Nothing is believed that was not seen or said.
 
+use std::collections::BTreeMap;
+
 use super::job::Contract;
 use crate::{results::Outcome, units::thousands};
 
@@ -19,6 +21,8 @@ pub struct Words {
     pub alive: Option<u64>,
     /// The last `live_peak=N`.
     pub live_peak: Option<u64>,
+    /// The runtime's own books, when it was asked for them.
+    pub books: Option<BTreeMap<String, u64>>,
     /// Last line on stderr that is not blank.
     pub complaint: Option<String>,
 }
@@ -26,9 +30,10 @@ pub struct Words {
 impl Words {
     /// Takes a line of stdout.
     pub fn stdout(&mut self, line: &str) -> Option<Word> {
-        let (name, count) = line.trim().split_once('=')?;
-        let count = count.parse().ok();
+        let (name, value) = line.trim().split_once('=')?;
+        let count = value.parse().ok();
         match name {
+            "books" => self.books = serde_json::from_str(value).ok(),
             "live_peak" => self.live_peak = count,
             "launch" => return count.map(|_| Word::Launch),
             "alive" if self.alive.is_none() => {
@@ -103,6 +108,7 @@ mod tests {
         Words {
             alive: live_peak,
             live_peak,
+            books: None,
             complaint: complaint.map(str::to_owned),
         }
     }
@@ -171,6 +177,11 @@ mod tests {
         assert_eq!(words.stdout("alive=10000\n"), Some(Word::Alive));
         assert_eq!(words.stdout("alive=10000"), None);
         assert_eq!(words.stdout("live_peak=10000"), None);
+        assert_eq!(words.stdout(r#"books={"StackInuse": 4096}"#), None);
+        assert_eq!(
+            words.books,
+            Some(BTreeMap::from([("StackInuse".into(), 4096)]))
+        );
         words.stderr("failed at 7: no luck");
         words.stderr("   ");
         words.stderr(

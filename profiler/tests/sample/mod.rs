@@ -337,6 +337,7 @@ impl Sample {
             ledger: None,
             refused_tiers: Vec::new(),
             adapters: Vec::new(),
+            books: None,
         }
     }
 }

@@ -12,6 +12,8 @@ use crate::toolchains::Command;
 pub struct Plan<'a> {
     /// The program's folder, where the commands run.
     pub source: &'a Path,
+    /// Another folder with sources, if there is one.
+    pub shared: Option<&'a Path>,
     /// Where the commands leave what they make.
     pub folder: &'a Path,
     /// The commands, in order.
@@ -52,7 +54,9 @@ impl Plan<'_> {
             self.commands, self.environment, self.versions
         ));
         let mut files = Vec::new();
-        list_files(self.source, &mut files)?;
+        for folder in [Some(self.source), self.shared].into_iter().flatten() {
+            list_files(folder, &mut files)?;
+        }
         files.sort();
         for file in files {
             hasher.update(file.as_os_str().as_encoded_bytes());
@@ -95,6 +99,7 @@ mod tests {
             .to_vec();
         let mut plan = Plan {
             source: source.path(),
+            shared: None,
             folder: target.path(),
             commands: vec![command],
             environment: BTreeMap::new(),

@@ -7,7 +7,7 @@ use std::time::Duration;
 use anyhow::Result;
 use indicatif::{ProgressBar, ProgressStyle};
 
-use super::{Prepared, load, prepare, select};
+use super::{Prepared, Variant, load, prepare, select};
 
 /// The arguments in the commands that are printed.
 const EXAMPLE_TASKS: u64 = 10_000;
@@ -29,7 +29,13 @@ pub fn run(options: &Options, root: &Path) -> Result<()> {
     let mut stdout = std::io::stdout().lock();
     for program in select(load(root)?, &options.programs)? {
         let progress = Progress::new(&program.name);
-        let prepared = prepare(&program, root, options.install, &|step| progress.show(step));
+        let prepared = prepare(
+            &program,
+            Variant::Measured,
+            root,
+            options.install,
+            &|step| progress.show(step),
+        );
         progress.finish();
         match prepared {
             Prepared::Ready(ready) => {

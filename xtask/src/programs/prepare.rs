@@ -43,9 +43,24 @@ impl Ready {
     }
 }
 
+/// Which of its two forms a program takes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Variant {
+    /// As it is measured.
+    Measured,
+    /// With what tells the runtime's own books.
+    WithBooks,
+}
+
 /// Finds or provisions what the program needs, and builds it; `root` is the workspace's folder. The system is changed
 /// only when `install` is true and there is no other way. `progress` is told what is being done, in a few words.
-pub fn prepare(program: &Program, root: &Path, install: bool, progress: &dyn Fn(&str)) -> Prepared {
+pub fn prepare(
+    program: &Program,
+    variant: Variant,
+    root: &Path,
+    install: bool,
+    progress: &dyn Fn(&str),
+) -> Prepared {
     let definitions = match toolchains::load(&root.join("programs/toolchains")) {
         Ok(definitions) => definitions,
         Err(error) => {
@@ -71,7 +86,7 @@ pub fn prepare(program: &Program, root: &Path, install: bool, progress: &dyn Fn(
                 install,
                 progress,
             };
-            match follow(recipe, program, root, &shop) {
+            match follow(recipe, variant, program, root, &shop) {
                 Ok(ready) => return Prepared::Ready(ready),
                 Err(error) => failures.push(format!("{error:#}")),
             }
@@ -82,11 +97,23 @@ pub fn prepare(program: &Program, root: &Path, install: bool, progress: &dyn Fn(
     }
 }
 
-fn follow(recipe: &Recipe, program: &Program, root: &Path, shop: &Shop) -> Result<Ready> {
+fn follow(
+    recipe: &Recipe,
+    variant: Variant,
+    program: &Program,
+    root: &Path,
+    shop: &Shop,
+) -> Result<Ready> {
+    let books = match variant {
+        Variant::Measured => None,
+        Variant::WithBooks => Some(recipe.books.as_ref().context("it has no books")?),
+    };
     let build_folder = root.join("target/programs").join(&program.name);
+    let books_folder = build_folder.join("books");
     let mut variables = Variables::default();
     variables.set("source", text(&program.folder)?);
     variables.set("build", text(&build_folder)?);
+    variables.set("books", text(&books_folder)?);
     variables.set("tasks", "{tasks}"); // filled in by Ready::argv
     variables.set("seconds", "{seconds}");
 
@@ -99,28 +126,39 @@ fn follow(recipe: &Recipe, program: &Program, root: &Path, shop: &Shop) -> Resul
         versions.push(toolchain.version);
     }
     let mut build_environment = environment.clone();
-    for id in &recipe.build_toolchains {
+    let for_books = books.iter().flat_map(|books| &books.toolchains);
+    for id in recipe.build_toolchains.iter().chain(for_books) {
         let toolchain = shop.obtain(id)?;
         variables.extend(&toolchain.variables);
         build_environment.extend(toolchain.environment);
         versions.push(toolchain.version);
     }
     environment.extend(variables.fill_map(&recipe.environment)?);
+    if let Some(books) = books {
+        environment.extend(variables.fill_map(&books.environment)?);
+    }
     build_environment.extend(variables.fill_map(&recipe.build_environment)?);
 
-    let commands = recipe
-        .build
-        .iter()
-        .map(|words| variables.fill_all(words))
-        .collect::<Result<Vec<_>>>()?;
-    let plan = build::Plan {
-        source: &program.folder,
-        folder: &build_folder,
-        commands,
-        environment: build_environment,
-        versions: versions.iter().flatten().map(Version::to_string).collect(),
+    // What several programs share to tell their books.
+    let shared = program.folder.with_file_name("books");
+    let plan = |folder, shared, commands: &[Vec<String>]| -> Result<build::Plan> {
+        Ok(build::Plan {
+            source: &program.folder,
+            shared,
+            folder,
+            commands: commands
+                .iter()
+                .map(|words| variables.fill_all(words))
+                .collect::<Result<Vec<_>>>()?,
+            environment: build_environment.clone(),
+            versions: versions.iter().flatten().map(Version::to_string).collect(),
+        })
     };
-    plan.carry_out(&|| (shop.progress)(&format!("building {}", program.name)))?;
+    let starts = || (shop.progress)(&format!("building {}", program.name));
+    plan(build_folder.as_path(), None, &recipe.build)?.carry_out(&starts)?;
+    if let Some(books) = books {
+        plan(books_folder.as_path(), Some(shared.as_path()), &books.build)?.carry_out(&starts)?;
+    }
 
     let version = recipe
         .versions
@@ -128,7 +166,8 @@ fn follow(recipe: &Recipe, program: &Program, root: &Path, shop: &Shop) -> Resul
         .map(|version| version_of(version, &variables, &environment, &program.folder))
         .collect::<Result<Vec<_>>>()?
         .join(", ");
-    let command = variables.fill_all(&recipe.run)?;
+    let run = books.and_then(|books| books.run.as_ref());
+    let command = variables.fill_all(run.unwrap_or(&recipe.run))?;
     Ok(Ready {
         command,
         environment: environment.into_iter().collect(),
@@ -205,7 +244,8 @@ mod tests {
     fn a_missing_toolchain_is_told_with_the_command_that_installs_it() {
         let recipe = "[[recipe]]\ntoolchains = ['gone']\nrun = ['echo', '{tasks}', '{seconds}']\nversions = []";
         let (root, program) = workspace(recipe);
-        let Prepared::Unavailable { reason } = prepare(&program, root.path(), false, &|_| {})
+        let Prepared::Unavailable { reason } =
+            prepare(&program, Variant::Measured, root.path(), false, &|_| {})
         else {
             panic!()
         };
@@ -223,7 +263,9 @@ mod tests {
                       build = [['cp', '/bin/echo', '{build}/e']]\n\
                       versions = [{ name = 'echo', command = ['echo', 'V 1 W 2.5'], after = 'W' }]";
         let (root, program) = workspace(recipe);
-        let Prepared::Ready(ready) = prepare(&program, root.path(), false, &|_| {}) else {
+        let Prepared::Ready(ready) =
+            prepare(&program, Variant::Measured, root.path(), false, &|_| {})
+        else {
             panic!()
         };
         assert_eq!(ready.version, "echo 2.5");
@@ -235,7 +277,8 @@ mod tests {
         let recipe = "[[recipe]]\ntoolchains = []\nrun = ['x', '{tasks}', '{seconds}']\nversions = []\n\
                       build = [['sh', '-c', 'echo no such header >&2; exit 1']]";
         let (root, program) = workspace(recipe);
-        let Prepared::Unavailable { reason } = prepare(&program, root.path(), false, &|_| {})
+        let Prepared::Unavailable { reason } =
+            prepare(&program, Variant::Measured, root.path(), false, &|_| {})
         else {
             panic!()
         };

@@ -1,8 +1,6 @@
 //! `cargo xtask run`: the main job. Prepares the programs, measures each at every N, and leaves a
 //! table, `results.json` and the charts.
 
-mod measure;
-mod progress;
 mod request;
 
 use std::{
@@ -26,10 +24,10 @@ use profiler::{
 
 use crate::{
     build,
-    programs::{self, Prepared, Program},
+    measure::{self, Measured, Profiler},
+    programs::{self, Prepared, Program, Variant},
+    progress::Progress,
 };
-use measure::{Measured, Profiler};
-use progress::Progress;
 
 /// The options of `cargo xtask run`.
 #[derive(Debug, clap::Args)]
@@ -116,7 +114,7 @@ fn prepare(programs: &[Program], root: &Path, install: bool) -> Vec<Prepared> {
     let prepared = programs.iter().map(|program| {
         progress.now(&format!("preparing {}", program.label));
         let tell = |step: &str| progress.now(&format!("preparing {}: {step}", program.label));
-        let prepared = programs::prepare(program, root, install, &tell);
+        let prepared = programs::prepare(program, Variant::Measured, root, install, &tell);
         if let Prepared::Unavailable { reason } = &prepared {
             progress.say(&format!("{} is unavailable: {reason}", program.label));
         }
@@ -248,6 +246,7 @@ impl Planned<'_> {
             directory: None,
             contract: Some(contract),
             repeat: self.repeat,
+            ask_for_books: false,
         }
     }
 }

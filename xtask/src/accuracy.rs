@@ -1,0 +1,275 @@
+//! `cargo xtask accuracy`: holds what adapters found inside the programs against the runtimes' own books.
+//!
+//! Each program is run once more, in a form that answers `SIGUSR2` with its runtime's books; it is asked
+//! right after the adapters have looked. None of that happens in a measured run.
+
+use std::{
+    collections::BTreeMap,
+    path::{Path, PathBuf},
+    sync::{Arc, atomic::AtomicBool},
+};
+
+use anyhow::{Context, Result, bail, ensure};
+use profiler::{
+    charts,
+    results::{
+        Run, SCHEMA_VERSION,
+        accuracy::{Accuracy, Comparison},
+        store,
+    },
+    session::{
+        host,
+        job::{Contract, Job},
+    },
+    units::{human, thousands},
+};
+
+use crate::{
+    build,
+    measure::{self, Measured, Profiler},
+    programs::{self, Prepared, Program, Ready, Variant},
+    progress::Progress,
+};
+
+/// The options of `cargo xtask accuracy`.
+#[derive(Debug, clap::Args)]
+pub struct Options {
+    /// Number of concurrent tasks
+    #[arg(long, value_name = "N", default_value_t = 100_000)]
+    tasks: u64,
+    /// Only these programs, with commas between them
+    #[arg(long, value_delimiter = ',', value_name = "NAMES")]
+    programs: Vec<String>,
+    /// How long each task waits
+    #[arg(long, value_name = "SECONDS", default_value_t = 8.0)]
+    seconds: f64,
+    /// Where accuracy.json and the chart go
+    #[arg(long, value_name = "DIR", default_value = "plots/latest")]
+    output: PathBuf,
+    /// Install on the system what cannot be had otherwise
+    #[arg(long)]
+    install: bool,
+}
+
+/// Runs the programs, prints both sides, and fails when one is past its limit.
+pub fn run(options: &Options, root: &Path) -> Result<()> {
+    let mut programs = programs::select(programs::load(root)?, &options.programs)?;
+    programs.retain(|program| !program.comparisons.is_empty());
+    ensure!(
+        !programs.is_empty(),
+        "none of these programs has a [[compare]] in its program.toml"
+    );
+    let output = root.join(&options.output);
+    store::ensure_writable(&output, None)?;
+    eprintln!("building the profiler");
+    let interrupted = Arc::new(AtomicBool::new(false));
+    let profiler = Profiler::new(build::profiler(root)?, interrupted.clone());
+    profiler.check()?;
+    signal_hook::flag::register(signal_hook::consts::SIGINT, interrupted.clone())?;
+    signal_hook::flag::register(signal_hook::consts::SIGTERM, interrupted)?;
+
+    let mut accuracy = Accuracy {
+        schema_version: SCHEMA_VERSION,
+        host: host::read(),
+        comparisons: Vec::new(),
+    };
+    let mut progress = Progress::new(programs.len() as u64);
+    for program in &programs {
+        progress.now(&format!("verifying {}", program.label));
+        let tell = |step: &str| progress.now(&format!("preparing {}: {step}", program.label));
+        let prepared = programs::prepare(program, Variant::WithBooks, root, options.install, &tell);
+        let found = match &prepared {
+            Prepared::Unavailable { reason } => Err(anyhow::anyhow!("{reason}")),
+            Prepared::Ready(ready) => verify(program, ready, options, &profiler),
+        };
+        let rows = match found {
+            Ok(None) => bail!("interrupted"),
+            Ok(Some((run, host))) => {
+                accuracy.host = *host;
+                compare(program, options.tasks, Ok(&run))
+            }
+            Err(error) => compare(program, options.tasks, Err(&format!("{error:#}"))),
+        };
+        accuracy.comparisons.extend(rows);
+        let text = serde_json::to_vec_pretty(&accuracy)?;
+        store::write_atomically(&output.join("accuracy.json"), &text, None)?;
+        progress.step();
+    }
+    progress.finish();
+
+    print!("{}", table(&accuracy.comparisons));
+    for path in charts::draw_accuracy(&accuracy, &output).context("cannot draw the chart")? {
+        println!("{}", path.display());
+    }
+    println!("{}", output.join("accuracy.json").display());
+    let missed = accuracy.comparisons.iter().filter(|it| !it.holds()).count();
+    ensure!(
+        missed == 0,
+        "{missed} of {} comparisons are past their limits or could not be made",
+        accuracy.comparisons.len()
+    );
+    Ok(())
+}
+
+type Verified = Option<(Box<Run>, Box<profiler::results::Host>)>;
+
+/// `None`: the user does not want to go on.
+fn verify(
+    program: &Program,
+    ready: &Ready,
+    options: &Options,
+    profiler: &Profiler,
+) -> Result<Verified> {
+    let contract = Contract {
+        tasks: options.tasks,
+        seconds: options.seconds,
+    };
+    let job = Job {
+        program: program.name.clone(),
+        label: program.label.clone(),
+        colour: Some(program.colour.clone()),
+        version: ready.version.clone(),
+        command: ready.argv(contract.tasks, contract.seconds),
+        environment: measure::environment(&measure::own_environment(), &ready.environment),
+        directory: None,
+        contract: Some(contract),
+        repeat: 0,
+        ask_for_books: true,
+    };
+    Ok(match profiler.measure(&job)? {
+        Measured::Run(run, host) => Some((run, host)),
+        Measured::Interrupted => None,
+    })
+}
+
+/// One row for each comparison of the program.
+fn compare(program: &Program, tasks: u64, run: Result<&Run, &str>) -> Vec<Comparison> {
+    let books = run.map(Books::of).map_err(str::to_owned);
+    let rows = program.comparisons.iter().map(|wanted| {
+        let figures = books.as_ref().map_err(Clone::clone).and_then(|books| {
+            let ours = sum(&books.ours, &wanted.ours).map_err(|name| books.missing(&name));
+            let theirs = sum(&books.theirs, &wanted.theirs)
+                .map_err(|name| format!("the program's books have no {name}"));
+            Ok((ours?, theirs?))
+        });
+        Comparison {
+            program: program.name.clone(),
+            label: program.label.clone(),
+            version: run.map(|run| run.version.clone()).unwrap_or_default(),
+            tasks,
+            what: wanted.what.clone(),
+            ours_bytes: figures.as_ref().ok().map(|(ours, _)| *ours),
+            theirs_bytes: figures.as_ref().ok().map(|(_, theirs)| *theirs),
+            limit_percent: wanted.limit_percent,
+            adapters_seconds: books.as_ref().ok().map(|books| books.seconds),
+            reason: figures.err(),
+        }
+    });
+    rows.collect()
+}
+
+/// Both sides of one run.
+struct Books {
+    /// By `ADAPTER.BOOK`, of the program's own process.
+    ours: BTreeMap<String, u64>,
+    theirs: BTreeMap<String, u64>,
+    /// Adapters that gave up: name and why.
+    refusals: BTreeMap<String, String>,
+    /// Why the run did not complete.
+    failure: Option<String>,
+    seconds: f64,
+}
+
+impl Books {
+    fn of(run: &Run) -> Books {
+        let root = run.processes.first().map_or(0, |process| process.tgid);
+        let adapters = || run.adapters.iter().filter(|adapter| adapter.tgid == root);
+        let named = |adapter: &profiler::results::Adapter| {
+            let name = adapter.name.clone();
+            let books = adapter.books.clone().into_iter();
+            books.map(move |(book, value)| (format!("{name}.{book}"), value))
+        };
+        Books {
+            ours: adapters().flat_map(named).collect(),
+            theirs: run.books.clone().unwrap_or_default(),
+            refusals: adapters()
+                .filter_map(|it| Some((it.name.clone(), it.refusal.clone()?)))
+                .collect(),
+            failure: run.reason.clone(),
+            seconds: adapters().map(|adapter| adapter.took_seconds).sum(),
+        }
+    }
+
+    /// Why we have no such figure.
+    fn missing(&self, name: &str) -> String {
+        let adapter = name.split('.').next().unwrap_or(name);
+        match (self.refusals.get(adapter), &self.failure) {
+            (Some(refusal), _) => format!("{adapter} gave up: {refusal}"),
+            (None, Some(failure)) => failure.clone(),
+            (None, None) => format!("no adapter found {name}"),
+        }
+    }
+}
+
+/// The sum of the books of these names; the name of one that is missing.
+fn sum(books: &BTreeMap<String, u64>, names: &[String]) -> Result<u64, String> {
+    names
+        .iter()
+        .map(|name| books.get(name).copied().ok_or_else(|| name.clone()))
+        .sum()
+}
+
+fn table(rows: &[Comparison]) -> String {
+    let mut text = format!(
+        "{:<22} {:>9}  {:<38} {:>10} {:>10} {:>9} {:>7} {:>9}\n",
+        "program", "tasks", "figure", "ours", "theirs", "apart", "limit", "adapters"
+    );
+    for row in rows {
+        let bytes = |bytes: Option<u64>| bytes.map_or("-".into(), human);
+        text += &format!(
+            "{:<22} {:>9}  {:<38} {:>10} {:>10} {:>9} {:>7} {:>9} {}\n",
+            row.label,
+            thousands(row.tasks),
+            row.what,
+            bytes(row.ours_bytes),
+            bytes(row.theirs_bytes),
+            row.difference_percent()
+                .map_or("-".into(), |percent| format!("{percent:+.3} %")),
+            format!("{} %", row.limit_percent),
+            row.adapters_seconds
+                .map_or("-".into(), |seconds| format!("{:.0} ms", seconds * 1e3)),
+            match (&row.reason, row.holds()) {
+                (Some(reason), _) => reason,
+                (None, true) => "",
+                (None, false) => "PAST ITS LIMIT",
+            }
+        );
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn figures_are_summed_and_a_missing_one_is_named() {
+        let books = BTreeMap::from([("a.x".to_owned(), 1), ("a.y".to_owned(), 2)]);
+        let names = ["a.x", "a.y"].map(str::to_owned);
+        assert_eq!(sum(&books, &names), Ok(3));
+        assert_eq!(sum(&books, &["a.z".to_owned()]), Err("a.z".to_owned()));
+    }
+
+    #[test]
+    fn an_adapter_that_gave_up_is_the_reason() {
+        let books = Books {
+            ours: BTreeMap::new(),
+            theirs: BTreeMap::new(),
+            refusals: BTreeMap::from([("go".into(), "stripped".into())]),
+            failure: Some("exit status 1".into()),
+            seconds: 0.0,
+        };
+        assert_eq!(books.missing("go.stacks"), "go gave up: stripped");
+        assert_eq!(books.missing("glibc.in_use"), "exit status 1");
+    }
+}
