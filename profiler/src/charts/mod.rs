@@ -5,6 +5,7 @@ mod drawing;
 mod frame;
 mod hatching;
 mod label_column;
+mod leaves;
 mod scaling;
 mod style;
 mod tasks;
@@ -40,11 +41,13 @@ pub enum ChartError {
 
 /// Folder of the timelines, beside the other figures.
 pub const TIMELINES: &str = "timelines";
+/// Folder of the figures of a single program by leaf.
+pub const LEAVES: &str = "leaves";
 
 /// Every figure that `results` have the figures for, with the file name it goes by, without extension.
 ///
-/// `tasks-<N>` for each N, `scaling` when there is more than one, and `timelines/<program>-<N>` of the
-/// first run of each program at the largest N that it completed. Runs that are not of a benchmark program
+/// `tasks-<N>` for each N, `scaling` when there is more than one, and `timelines/<program>-<N>` and
+/// `leaves/<program>-<N>` of the first run of each program at the largest N that it completed. Runs that are not of a benchmark program
 /// (no N) are not drawn; [`timeline_of`] draws any.
 pub fn figures(results: &Results) -> Vec<(String, Figure)> {
     let cells = cells(results);
@@ -72,6 +75,9 @@ pub fn figures(results: &Results) -> Vec<(String, Figure)> {
         if let (Some(tasks), Some(figure)) = (run.tasks, timeline_of(results, run)) {
             figures.push((format!("{TIMELINES}/{program}-{tasks}"), figure));
         }
+        if let (Some(tasks), Some(figure)) = (run.tasks, leaves::figure(results, run, &cells)) {
+            figures.push((format!("{LEAVES}/{program}-{tasks}"), figure));
+        }
     }
     figures
 }
@@ -86,8 +92,10 @@ pub fn timeline_of(results: &Results, run: &Run) -> Option<Figure> {
 pub fn draw_all(results: &Results, directory: &Path) -> Result<Vec<PathBuf>, ChartError> {
     let mut written = Vec::new();
     let figures = figures(results);
-    if figures.iter().any(|(name, _)| name.starts_with(TIMELINES)) {
-        make_folder(&directory.join(TIMELINES)).map_err(ChartError::Folder)?;
+    for folder in [TIMELINES, LEAVES] {
+        if figures.iter().any(|(name, _)| name.starts_with(folder)) {
+            make_folder(&directory.join(folder)).map_err(ChartError::Folder)?;
+        }
     }
     for (name, figure) in figures {
         written.extend(save(&figure, directory, &name)?);

@@ -126,6 +126,34 @@ impl Leaf {
 }
 
 impl Leaf {
+    /// What it is, in a few words.
+    pub fn words(self) -> &'static str {
+        match self {
+            Leaf::NativeStack => "stacks of threads",
+            Leaf::StackBelowPointer => "stack below the pointer",
+            Leaf::CachedStack => "stacks kept for reuse",
+            Leaf::AlternateStack => "alternate signal stacks",
+            Leaf::InterpreterStack => "frames of the interpreter",
+            Leaf::TaskStack => "frames of tasks",
+            Leaf::TaskStackUnused => "unused stack of tasks",
+            Leaf::Malloc => "malloc (undivided)",
+            Leaf::MallocUsed => "malloc in use",
+            Leaf::MallocLarge => "large blocks of malloc",
+            Leaf::ManagedHeap => "managed heap (undivided)",
+            Leaf::HeapObjects => "objects in the heap",
+            Leaf::SharedMemory => "shared memory",
+            Leaf::Image => "programs and libraries",
+            Leaf::File => "other mapped files",
+            Leaf::Jit => "code made at run time",
+            Leaf::Metadata => "metadata",
+            Leaf::GcBookkeeping => "bookkeeping of the collector",
+            Leaf::HeapFree => "free inside heaps",
+            Leaf::VmMalloc => "malloc of the runtime",
+            Leaf::RuntimeInternal => "structures of the runtime",
+            Leaf::Unknown => "no rule fired",
+        }
+    }
+
     /// Memory in which an adapter may look: heaps and stacks. Not files, which have changed their place if
     /// somebody found a heap there before.
     pub fn is_divisible(self) -> bool {

@@ -214,14 +214,19 @@ fn measure_all(
     print!("{}", results_table(&results, Colour::for_stdout()));
     let drawn = charts::draw_all(&results, output).context("cannot draw the charts")?;
     println!();
-    let timelines = output.join(charts::TIMELINES);
-    let (single, over_time): (Vec<_>, Vec<_>) =
-        drawn.iter().partition(|path| !path.starts_with(&timelines));
+    let of_a_program = [charts::TIMELINES, charts::LEAVES].map(|folder| output.join(folder));
+    let inside = |path: &Path, folder: &PathBuf| path.starts_with(folder);
+    let single = drawn
+        .iter()
+        .filter(|path| !of_a_program.iter().any(|folder| inside(path, folder)));
     for path in [&file].into_iter().chain(single) {
         println!("{}", path.display());
     }
-    if !over_time.is_empty() {
-        println!("{}/ ({} files)", timelines.display(), over_time.len());
+    for folder in &of_a_program {
+        let files = drawn.iter().filter(|path| inside(path, folder)).count();
+        if files > 0 {
+            println!("{}/ ({files} files)", folder.display());
+        }
     }
     Ok(ended)
 }
