@@ -10,6 +10,8 @@
 //! frozen process -> regions by rule -> adapters -> Division (leaf by byte) + books -> compose
 //! ```
 
+pub mod dotnet;
+mod elf;
 pub mod glibc;
 pub mod memory;
 pub mod stacks;
@@ -92,7 +94,7 @@ struct Adapter {
 }
 
 /// All of them. No two divide the same region: each takes those of its own rules.
-const ADAPTERS: [Adapter; 2] = [
+const ADAPTERS: [Adapter; 3] = [
     Adapter {
         name: "stacks",
         divide: stacks::divide,
@@ -100,6 +102,10 @@ const ADAPTERS: [Adapter; 2] = [
     Adapter {
         name: "glibc",
         divide: glibc::divide,
+    },
+    Adapter {
+        name: "dotnet",
+        divide: dotnet::divide,
     },
 ];
 

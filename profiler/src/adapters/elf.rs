@@ -1,0 +1,79 @@
+//! Addresses of symbols in a process: from the symbol tables of the file on disk, which is not in the
+//! process's memory as a whole, and where the file is mapped.
+
+use std::{collections::HashMap, fs::File, os::unix::fs::MetadataExt};
+
+use object::{Object, ObjectSegment, ObjectSymbol, read::ReadCache};
+
+use super::Refusal;
+use crate::{
+    classify::runtime::file_name,
+    residency::{ProcessSnapshot, Vma},
+    units::page_floor,
+};
+
+/// Addresses of those of `names` that a library of this file name defines, exported or not. `None`: the
+/// process has not mapped it.
+pub fn addresses(
+    process: &ProcessSnapshot,
+    library: &str,
+    names: &[&str],
+) -> Result<Option<HashMap<String, u64>>, Refusal> {
+    let mapped = process.vmas.iter().find(|vma| {
+        let name = vma.name.as_deref().unwrap_or_default();
+        vma.offset == 0 && vma.inode != 0 && file_name(name) == library
+    });
+    let Some(vma) = mapped else {
+        return Ok(None);
+    };
+    let unreadable = |why: &str| Refusal(format!("the file of {library} {why}"));
+    let file = open(process.tgid, vma).ok_or_else(|| unreadable("is not the one it was"))?;
+    let cache = ReadCache::new(file);
+    let elf = object::File::parse(&cache).map_err(|error| unreadable(&error.to_string()))?;
+    let first = elf
+        .segments()
+        .find(|segment| segment.file_range().0 == 0)
+        .ok_or_else(|| unreadable("does not map its header"))?;
+    let bias = vma.start.wrapping_sub(page_floor(first.address()));
+    let found = elf
+        .symbols()
+        .chain(elf.dynamic_symbols())
+        .filter(|symbol| symbol.is_definition())
+        .filter_map(|symbol| Some((symbol.name().ok()?, symbol.address())))
+        .filter(|(name, _)| names.contains(name))
+        .map(|(name, address)| (name.to_owned(), address.wrapping_add(bias)))
+        .collect();
+    Ok(Some(found))
+}
+
+/// The mapped file, as the process sees it; `None` when another one has its name by now.
+fn open(tgid: u32, vma: &Vma) -> Option<File> {
+    let path = format!("/proc/{tgid}/root{}", vma.name.as_deref()?);
+    let file = File::open(path).ok()?;
+    (file.metadata().ok()?.ino() == vma.inode).then_some(file)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::residency::scan::{detect, glance};
+
+    #[test]
+    fn a_function_of_our_c_library_is_where_the_linker_put_it() {
+        let process = glance(std::process::id(), detect()).expect("we are alive");
+        let found = addresses(&process, "libc.so.6", &["getppid", "no such function"])
+            .expect("it is an ELF file")
+            .expect("we have mapped it");
+        assert_eq!(
+            found.get("getppid"),
+            Some(&(libc::getppid as *const () as u64))
+        );
+        assert_eq!(found.len(), 1);
+    }
+
+    #[test]
+    fn a_library_that_is_not_mapped_has_no_addresses() {
+        let process = glance(std::process::id(), detect()).expect("we are alive");
+        assert_eq!(addresses(&process, "libnone.so", &["x"]), Ok(None));
+    }
+}
