@@ -93,6 +93,20 @@ impl<'a> Memory<'a> {
         Ok(())
     }
 
+    /// Fills `into` by a call of its own, past the blocks that are kept: for things that are few in a block,
+    /// most of which would be read for nothing.
+    pub fn read_past_cache(&self, address: u64, into: &mut [u8]) -> Result<(), Unreadable> {
+        let end = address.checked_add(into.len() as u64);
+        let end = end.ok_or(Unreadable { address })?;
+        let there = clip(self.resident, address, end);
+        let there: u64 = there.map(|part| part.end - part.start).sum();
+        if there < into.len() as u64 {
+            return Err(Unreadable { address });
+        }
+        let read = self.source.read(address, into);
+        read.map_err(|_| Unreadable { address })
+    }
+
     /// Bytes inside one page.
     fn read_in_page(&self, address: u64, into: &mut [u8]) -> Result<(), Unreadable> {
         let number = address / BLOCK;
@@ -247,6 +261,21 @@ mod tests {
                 address: BLOCK + PAGE
             })
         );
+    }
+
+    #[test]
+    fn past_the_cache_too_only_resident_pages_are_read() {
+        let mut fake = Fake::default();
+        fake.put(PAGE - 4, 0x1122_3344_5566_7788);
+        let resident = fake.resident();
+        let memory = Memory::new(&fake, &resident);
+        let mut bytes = [0; 8];
+        assert_eq!(memory.read_past_cache(PAGE - 4, &mut bytes), Ok(()));
+        assert_eq!(u64::from_le_bytes(bytes), 0x1122_3344_5566_7788);
+        for address in [2 * PAGE - 4, 4 * PAGE, u64::MAX - 4] {
+            let read = memory.read_past_cache(address, &mut bytes);
+            assert_eq!(read, Err(Unreadable { address }));
+        }
     }
 
     #[test]

@@ -13,6 +13,7 @@
 pub mod dotnet;
 mod elf;
 pub mod glibc;
+pub mod go;
 pub mod memory;
 pub mod stacks;
 
@@ -94,7 +95,7 @@ struct Adapter {
 }
 
 /// All of them. No two divide the same region: each takes those of its own rules.
-const ADAPTERS: [Adapter; 3] = [
+const ADAPTERS: [Adapter; 4] = [
     Adapter {
         name: "stacks",
         divide: stacks::divide,
@@ -106,6 +107,10 @@ const ADAPTERS: [Adapter; 3] = [
     Adapter {
         name: "dotnet",
         divide: dotnet::divide,
+    },
+    Adapter {
+        name: "go",
+        divide: go::divide,
     },
 ];
 
