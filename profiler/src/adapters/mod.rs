@@ -14,6 +14,7 @@ pub mod dotnet;
 mod elf;
 pub mod glibc;
 pub mod go;
+pub mod hotspot;
 pub mod memory;
 pub mod stacks;
 
@@ -95,7 +96,7 @@ struct Adapter {
 }
 
 /// All of them. No two divide the same region: each takes those of its own rules.
-const ADAPTERS: [Adapter; 4] = [
+const ADAPTERS: [Adapter; 5] = [
     Adapter {
         name: "stacks",
         divide: stacks::divide,
@@ -111,6 +112,10 @@ const ADAPTERS: [Adapter; 4] = [
     Adapter {
         name: "go",
         divide: go::divide,
+    },
+    Adapter {
+        name: "hotspot",
+        divide: hotspot::divide,
     },
 ];
 

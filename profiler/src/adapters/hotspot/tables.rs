@@ -1,0 +1,406 @@
+//! HotSpot's own description of its structures, as libjvm exports it for the Serviceability Agent.
+//!
+//! `gHotSpotVMStructs`, `gHotSpotVMTypes` and the tables of constants (hotspot/share/runtime/vmStructs.cpp)
+//! tell where each field lies, how large each type is and where globals are; more variables tell how the
+//! tables themselves are laid out. They are in the symbol table of every libjvm, stripped or not, so no
+//! offset has to be known here, and a build with other offsets is read as well.
+
+use std::{
+    cell::RefCell,
+    collections::{HashMap, hash_map::Entry},
+    fs::File,
+    ops::Range,
+    os::unix::fs::{FileExt, MetadataExt},
+};
+
+use object::{
+    Object, ObjectSegment, ObjectSymbol,
+    read::{ReadCache, elf::ElfFile64},
+};
+
+use crate::{
+    adapters::{
+        Refusal,
+        memory::{Memory, Unreadable},
+    },
+    classify::runtime::file_name,
+    residency::{ProcessSnapshot, Vma},
+    units::PAGE,
+};
+
+/// What may be read: resident pages from memory, and other pages of libjvm and of the class archives from
+/// their files. Those have been written neither (a page that was is resident, or in swap, where what is read
+/// instead fails the checks of whoever reads it).
+pub struct View<'a> {
+    memory: &'a Memory<'a>,
+    files: Vec<Mapped>,
+    pages: RefCell<HashMap<u64, Box<[u8]>>>,
+}
+
+/// A mapped file.
+struct Mapped {
+    range: Range<u64>,
+    offset: u64,
+    file: File,
+}
+
+impl<'a> View<'a> {
+    /// Of memory alone.
+    pub fn new(memory: &'a Memory<'a>) -> View<'a> {
+        View {
+            memory,
+            files: Vec::new(),
+            pages: RefCell::default(),
+        }
+    }
+
+    /// With the files of a process behind it.
+    pub fn of_process(memory: &'a Memory<'a>, process: &ProcessSnapshot) -> View<'a> {
+        let known = |vma: &&Vma| {
+            let name = file_name(vma.name.as_deref().unwrap_or_default());
+            name == LIBRARY || name.ends_with(".jsa")
+        };
+        let open = |vma: &Vma| {
+            Some(Mapped {
+                range: vma.start..vma.end,
+                offset: vma.offset,
+                file: open(process.tgid, vma)?,
+            })
+        };
+        View {
+            files: process.vmas.iter().filter(known).filter_map(open).collect(),
+            ..View::new(memory)
+        }
+    }
+
+    /// The resident memory.
+    pub fn memory(&self) -> &'a Memory<'a> {
+        self.memory
+    }
+
+    /// Fills `into`.
+    pub fn read(&self, address: u64, into: &mut [u8]) -> Result<(), Unreadable> {
+        if self.memory.read(address, into).is_ok() {
+            return Ok(());
+        }
+        let mut done = 0;
+        while done < into.len() {
+            let at = address
+                .checked_add(done as u64)
+                .ok_or(Unreadable { address })?;
+            let in_page = ((PAGE - at % PAGE) as usize).min(into.len() - done);
+            let part = &mut into[done..done + in_page];
+            if self.memory.read(at, part).is_err() {
+                self.read_in_page_of_file(at, part)?;
+            }
+            done += in_page;
+        }
+        Ok(())
+    }
+
+    fn read_in_page_of_file(&self, address: u64, into: &mut [u8]) -> Result<(), Unreadable> {
+        let unreadable = Unreadable { address };
+        let page = address - address % PAGE;
+        let mut pages = self.pages.borrow_mut();
+        let bytes = match pages.entry(page) {
+            Entry::Occupied(known) => known.into_mut(),
+            Entry::Vacant(unknown) => {
+                let file = self.files.iter().find(|it| it.range.contains(&page));
+                let mapped = file.ok_or(unreadable)?;
+                let mut bytes = vec![0; PAGE as usize].into_boxed_slice();
+                let offset = (page - mapped.range.start).checked_add(mapped.offset);
+                let read = mapped.file.read_at(&mut bytes, offset.ok_or(unreadable)?);
+                // The last page of a file is zero behind its end.
+                read.map_err(|_| unreadable)?;
+                unknown.insert(bytes)
+            }
+        };
+        let offset = (address - page) as usize;
+        into.copy_from_slice(&bytes[offset..offset + into.len()]);
+        Ok(())
+    }
+
+    /// A little-endian word of eight bytes.
+    pub fn u64(&self, address: u64) -> Result<u64, Unreadable> {
+        let mut bytes = [0; 8];
+        self.read(address, &mut bytes)?;
+        Ok(u64::from_le_bytes(bytes))
+    }
+
+    /// A little-endian word of four bytes.
+    pub fn u32(&self, address: u64) -> Result<u32, Unreadable> {
+        let mut bytes = [0; 4];
+        self.read(address, &mut bytes)?;
+        Ok(u32::from_le_bytes(bytes))
+    }
+
+    /// A little-endian word of two bytes.
+    pub fn u16(&self, address: u64) -> Result<u16, Unreadable> {
+        let mut bytes = [0; 2];
+        self.read(address, &mut bytes)?;
+        Ok(u16::from_le_bytes(bytes))
+    }
+
+    /// One byte.
+    pub fn u8(&self, address: u64) -> Result<u8, Unreadable> {
+        let mut byte = [0];
+        self.read(address, &mut byte)?;
+        Ok(byte[0])
+    }
+
+    /// A text that ends with a zero byte; `None` for the null address.
+    fn text(&self, address: u64) -> Result<Option<String>, Refusal> {
+        if address == 0 {
+            return Ok(None);
+        }
+        let mut text = Vec::new();
+        let mut at = address;
+        while text.len() < LONGEST_NAME {
+            let mut part = [0; 64];
+            let in_page = ((PAGE - at % PAGE) as usize).min(part.len());
+            let part = &mut part[..in_page];
+            self.read(at, part)?;
+            let end = part.iter().position(|&byte| byte == 0);
+            text.extend_from_slice(&part[..end.unwrap_or(in_page)]);
+            if end.is_some() {
+                let text = String::from_utf8(text).ok();
+                return text
+                    .map(Some)
+                    .ok_or_else(|| Refusal(format!("the name at {address:#x} is no text")));
+            }
+            at = at.wrapping_add(in_page as u64);
+        }
+        Err(Refusal(format!("the name at {address:#x} does not end")))
+    }
+}
+
+/// The library that is HotSpot.
+const LIBRARY: &str = "libjvm.so";
+/// Bytes of the longest name that is believed; the longest of JDK 25 has 82.
+const LONGEST_NAME: usize = 512;
+/// Entries of the longest table that is believed. JDK 17 has 792, JDK 25 has 588.
+const LONGEST_TABLE: u64 = 20_000;
+
+/// Opens the file that is mapped here, if it still is there under its name.
+fn open(tgid: u32, vma: &Vma) -> Option<File> {
+    let path = format!("/proc/{tgid}/root{}", vma.name.as_deref()?);
+    let file = File::open(path).ok()?;
+    (file.metadata().ok()?.ino() == vma.inode).then_some(file)
+}
+
+/// Addresses of the variables that libjvm exports, by name.
+pub type Exports = HashMap<String, u64>;
+
+/// Reads them from the symbol table of the library's file. `None`: the process has no libjvm.
+pub fn exports(process: &ProcessSnapshot) -> Result<Option<Exports>, Refusal> {
+    let library = process.vmas.iter().find(|vma| {
+        let name = vma.name.as_deref().unwrap_or_default();
+        vma.offset == 0 && file_name(name) == LIBRARY
+    });
+    let Some(vma) = library else {
+        return Ok(None);
+    };
+    let name = vma.name.as_deref().unwrap_or_default();
+    let unreadable = |why: &str| Refusal(format!("{name} {why}"));
+    let file = open(process.tgid, vma).ok_or_else(|| unreadable("is not the file it was"))?;
+    let cache = ReadCache::new(file);
+    let elf: ElfFile64<object::Endianness, &ReadCache<File>> =
+        ElfFile64::parse(&cache).map_err(|error| unreadable(&error.to_string()))?;
+    // The mapping at offset 0 is that of the first segment.
+    let first = elf.segments().find(|it| it.file_range().0 == 0);
+    let first = first.ok_or_else(|| unreadable("has no segment at its start"))?;
+    let bias = vma.start.wrapping_sub(first.address());
+    let exported = elf
+        .dynamic_symbols()
+        .filter(|symbol| symbol.is_definition())
+        .filter_map(|symbol| Some((symbol.name().ok()?.to_owned(), symbol.address())))
+        .filter(|(name, _)| name.starts_with("gHotSpotVM"))
+        .map(|(name, address)| (name, address.wrapping_add(bias)))
+        .collect();
+    Ok(Some(exported))
+}
+
+/// The tables. Names are those of HotSpot's source.
+#[derive(Debug, Default)]
+pub struct Tables {
+    /// By type and name: the offset in the type; of a static field, the address.
+    fields: HashMap<(String, String), Place>,
+    sizes: HashMap<String, u64>,
+    constants: HashMap<String, i64>,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Place {
+    is_static: bool,
+    at: u64,
+}
+
+impl Tables {
+    /// Reads them all.
+    pub fn read(view: &View, exports: &Exports) -> Result<Tables, Refusal> {
+        let export = |name: &str| {
+            let address = exports.get(name);
+            let address = address.ok_or_else(|| Refusal(format!("libjvm exports no {name}")))?;
+            Ok::<u64, Refusal>(view.u64(*address)?)
+        };
+        // Calls back with the address of each entry of a table. The last has no name.
+        let entries = |table: &str, stride: &str, name: u64| {
+            let (start, stride) = (export(table)?, export(stride)?);
+            if !(1..=4096).contains(&stride) {
+                return Err(Refusal(format!("{table}: entries of {stride} bytes")));
+            }
+            let mut entries = Vec::new();
+            for index in 0..LONGEST_TABLE {
+                let at = start.wrapping_add(index * stride);
+                let Some(name) = view.text(view.u64(at.wrapping_add(name))?)? else {
+                    return Ok(entries);
+                };
+                entries.push((at, name));
+            }
+            Err(Refusal(format!("{table} does not end")))
+        };
+        let mut tables = Tables::default();
+
+        let entry = |field: &str| export(&format!("gHotSpotVMStructEntry{field}Offset"));
+        let (field_name, is_static) = (entry("FieldName")?, entry("IsStatic")?);
+        let (offset, address) = (entry("Offset")?, entry("Address")?);
+        for (at, owner) in entries(
+            "gHotSpotVMStructs",
+            "gHotSpotVMStructEntryArrayStride",
+            entry("TypeName")?,
+        )? {
+            let Some(name) = view.text(view.u64(at.wrapping_add(field_name))?)? else {
+                continue;
+            };
+            let is_static = view.u32(at.wrapping_add(is_static))? != 0;
+            let at = view.u64(at.wrapping_add(if is_static { address } else { offset }))?;
+            tables.fields.insert((owner, name), Place { is_static, at });
+        }
+
+        let entry = |field: &str| export(&format!("gHotSpotVMTypeEntry{field}Offset"));
+        let size = entry("Size")?;
+        for (at, name) in entries(
+            "gHotSpotVMTypes",
+            "gHotSpotVMTypeEntryArrayStride",
+            entry("TypeName")?,
+        )? {
+            let size = view.u64(at.wrapping_add(size))?;
+            tables.sizes.insert(name, size);
+        }
+
+        for kind in ["Int", "Long"] {
+            let entry = |field: &str| export(&format!("gHotSpotVM{kind}ConstantEntry{field}"));
+            let value = entry("ValueOffset")?;
+            for (at, name) in entries(
+                &format!("gHotSpotVM{kind}Constants"),
+                &format!("gHotSpotVM{kind}ConstantEntryArrayStride"),
+                entry("NameOffset")?,
+            )? {
+                let at = at.wrapping_add(value);
+                let value = match kind {
+                    "Int" => i64::from(view.u32(at)?.cast_signed()),
+                    _ => view.u64(at)?.cast_signed(),
+                };
+                tables.constants.insert(name, value);
+            }
+        }
+        Ok(tables)
+    }
+
+    fn place(&self, owners: &[&str], names: &[&str], is_static: bool) -> Result<u64, Refusal> {
+        for owner in owners {
+            for name in names {
+                let key = ((*owner).to_owned(), (*name).to_owned());
+                if let Some(place) = self.fields.get(&key).filter(|it| it.is_static == is_static) {
+                    return Ok(place.at);
+                }
+            }
+        }
+        Err(Refusal(format!(
+            "this HotSpot does not tell where {}::{} is",
+            owners.join("|"),
+            names.join("|")
+        )))
+    }
+
+    /// Where a field lies in its type, in bytes. Types and fields have changed names between versions: the
+    /// first that is known counts.
+    pub fn offset(&self, owners: &[&str], names: &[&str]) -> Result<u64, Refusal> {
+        let offset = self.place(owners, names, false)?;
+        if offset > LARGEST_OFFSET {
+            let (owner, name) = (owners.join("|"), names.join("|"));
+            return Err(Refusal(format!("{owner}::{name} at offset {offset:#x}")));
+        }
+        Ok(offset)
+    }
+
+    /// The address of a static field.
+    pub fn global(&self, owner: &str, names: &[&str]) -> Result<u64, Refusal> {
+        self.place(&[owner], names, true)
+    }
+
+    /// Bytes of a type.
+    pub fn size(&self, name: &str) -> Result<u64, Refusal> {
+        let size = self.sizes.get(name).copied();
+        size.filter(|size| (1..=LARGEST_OFFSET).contains(size))
+            .ok_or_else(|| Refusal(format!("this HotSpot does not tell how large {name} is")))
+    }
+
+    /// A constant, under the first of these names that it has.
+    pub fn constant(&self, names: &[&str]) -> Result<i64, Refusal> {
+        let known = names.iter().find_map(|&name| self.constants.get(name));
+        known.copied().ok_or_else(|| {
+            Refusal(format!(
+                "this HotSpot has no constant {}",
+                names.join(" or ")
+            ))
+        })
+    }
+}
+
+/// No structure of HotSpot that is read here is this large.
+const LARGEST_OFFSET: u64 = 1 << 20;
+
+/// Flags of the command line, as HotSpot has set them, by name.
+#[derive(Debug, Default)]
+pub struct Flags(HashMap<String, u64>);
+
+impl Flags {
+    /// Reads the addresses of all flags (`JVMFlag::flags`).
+    pub fn read(view: &View, tables: &Tables) -> Result<Flags, Refusal> {
+        let flags = view.u64(tables.global("JVMFlag", &["flags"])?)?;
+        let number = view.u64(tables.global("JVMFlag", &["numFlags"])?)?;
+        let stride = tables.size("JVMFlag")?;
+        let name = tables.offset(&["JVMFlag"], &["_name"])?;
+        let value = tables.offset(&["JVMFlag"], &["_addr"])?;
+        if number > LONGEST_TABLE {
+            return Err(Refusal(format!("HotSpot cannot have {number} flags")));
+        }
+        let mut known = HashMap::new();
+        for index in 0..number {
+            let at = flags.wrapping_add(index * stride);
+            if let Some(name) = view.text(view.u64(at.wrapping_add(name))?)? {
+                known.insert(name, view.u64(at.wrapping_add(value))?);
+            }
+        }
+        Ok(Flags(known))
+    }
+
+    /// Whether a flag is there and set.
+    pub fn is_set(&self, view: &View, name: &str) -> Result<bool, Refusal> {
+        match self.0.get(name) {
+            None => Ok(false),
+            Some(&address) => match view.u8(address)? {
+                value @ (0 | 1) => Ok(value == 1),
+                value => Err(Refusal(format!("the flag {name} is {value}"))),
+            },
+        }
+    }
+
+    /// The value of a flag of type `int`.
+    pub fn int(&self, view: &View, name: &str) -> Result<u32, Refusal> {
+        let address = self.0.get(name);
+        let address = address.ok_or_else(|| Refusal(format!("HotSpot has no flag {name}")))?;
+        Ok(view.u32(*address)?)
+    }
+}
