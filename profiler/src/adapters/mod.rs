@@ -10,6 +10,7 @@
 //! frozen process -> regions by rule -> adapters -> Division (leaf by byte) + books -> compose
 //! ```
 
+pub mod beam;
 pub mod dotnet;
 mod elf;
 pub mod glibc;
@@ -96,7 +97,7 @@ struct Adapter {
 }
 
 /// All of them. No two divide the same region: each takes those of its own rules.
-const ADAPTERS: [Adapter; 5] = [
+const ADAPTERS: [Adapter; 6] = [
     Adapter {
         name: "stacks",
         divide: stacks::divide,
@@ -116,6 +117,10 @@ const ADAPTERS: [Adapter; 5] = [
     Adapter {
         name: "hotspot",
         divide: hotspot::divide,
+    },
+    Adapter {
+        name: "beam",
+        divide: beam::divide,
     },
 ];
 
