@@ -11,6 +11,7 @@
 //! ```
 
 pub mod beam;
+pub mod cpython;
 pub mod dotnet;
 mod elf;
 pub mod glibc;
@@ -18,6 +19,7 @@ pub mod go;
 pub mod hotspot;
 pub mod memory;
 pub mod stacks;
+pub mod v8;
 
 use std::{collections::BTreeMap, time::Instant};
 
@@ -97,7 +99,7 @@ struct Adapter {
 }
 
 /// All of them. No two divide the same region: each takes those of its own rules.
-const ADAPTERS: [Adapter; 6] = [
+const ADAPTERS: [Adapter; 8] = [
     Adapter {
         name: "stacks",
         divide: stacks::divide,
@@ -121,6 +123,14 @@ const ADAPTERS: [Adapter; 6] = [
     Adapter {
         name: "beam",
         divide: beam::divide,
+    },
+    Adapter {
+        name: "v8",
+        divide: v8::divide,
+    },
+    Adapter {
+        name: "cpython",
+        divide: cpython::divide,
     },
 ];
 
