@@ -231,7 +231,7 @@ impl Heap {
                 _ => u64::from(memory.u32(at + 8)?),
             };
             let size = (base + element * elements).next_multiple_of(ALIGNMENT);
-            if size < SMALLEST || size > LARGEST || size > segment.allocated - at {
+            if !(SMALLEST..=LARGEST).contains(&size) || size > segment.allocated - at {
                 return Err(bad(&format!("cannot be {size} bytes long")));
             }
             let leaf = match table == self.free_object {

@@ -1,7 +1,10 @@
 //! The pure middle of a session: events and snapshots go in, the composition at the peak comes out.
 //! A live session and the replay of a recorded log drive the same value.
 
-use std::{collections::HashMap, sync::Arc};
+use std::{
+    collections::{BTreeMap, HashMap},
+    sync::Arc,
+};
 
 use crate::{
     adapters::Account,
@@ -39,6 +42,21 @@ impl From<&Composition> for Composed {
     }
 }
 
+/// What adapters found in one process at one moment.
+#[derive(Debug)]
+pub struct Look {
+    /// When it was frozen: `CLOCK_MONOTONIC`, in ns.
+    pub taken_ns: u64,
+    /// The process.
+    pub tgid: u32,
+    /// When it had exec'd last.
+    pub image_ns: u64,
+    /// Its pages by leaf.
+    pub division: Arc<Division>,
+    /// What each adapter had to say.
+    pub accounts: Vec<Account>,
+}
+
 /// What has been learnt so far.
 #[derive(Debug)]
 pub struct Analysis {
@@ -48,8 +66,10 @@ pub struct Analysis {
     pub images: HashMap<u32, Image>,
     /// What adapters found inside each process when they last looked, since its last exec.
     pub divisions: HashMap<u32, Arc<Division>>,
-    /// And what they had to say about it.
-    pub accounts: HashMap<u32, Vec<Account>>,
+    /// Every look, in the order of time.
+    pub looks: Vec<Look>,
+    /// When each process last exec'd: `CLOCK_MONOTONIC`, in ns.
+    image_ns: HashMap<u32, u64>,
     /// How much arrived, and what did not fit.
     pub counts: EventCounts,
     /// Most mappings that a process had at once, as far as the region maps tell.
@@ -65,7 +85,8 @@ impl Analysis {
             tree: ProcessTree::new(root),
             images: HashMap::new(),
             divisions: HashMap::new(),
-            accounts: HashMap::new(),
+            looks: Vec::new(),
+            image_ns: HashMap::new(),
             counts: EventCounts::default(),
             mappings_peak: 0,
             best: None,
@@ -78,6 +99,7 @@ impl Analysis {
         self.tree.apply(event);
         if let Call::Exec { .. } = event.call {
             self.divisions.remove(&event.tgid);
+            self.image_ns.insert(event.tgid, event.ended_ns);
         }
         if let Some(space) = self.tree.space(event.tgid) {
             self.mappings_peak = self.mappings_peak.max(space.len());
@@ -102,9 +124,34 @@ impl Analysis {
     }
 
     /// Takes what adapters found inside a process.
-    pub fn divided(&mut self, tgid: u32, division: Arc<Division>, accounts: Vec<Account>) {
-        self.divisions.insert(tgid, division);
-        self.accounts.insert(tgid, accounts);
+    pub fn divided(
+        &mut self,
+        taken_ns: u64,
+        tgid: u32,
+        division: Division,
+        accounts: Vec<Account>,
+    ) {
+        let division = Arc::new(division);
+        self.divisions.insert(tgid, Arc::clone(&division));
+        self.looks.push(Look {
+            taken_ns,
+            tgid,
+            image_ns: self.image_ns.get(&tgid).copied().unwrap_or(0),
+            division,
+            accounts,
+        });
+    }
+
+    /// Of each process, the look that is nearest to a moment.
+    pub fn looks_nearest(&self, ns: u64) -> BTreeMap<u32, &Look> {
+        let mut nearest: BTreeMap<u32, &Look> = BTreeMap::new();
+        for look in &self.looks {
+            let known = nearest.entry(look.tgid).or_insert(look);
+            if look.taken_ns.abs_diff(ns) < known.taken_ns.abs_diff(ns) {
+                *known = look;
+            }
+        }
+        nearest
     }
 
     /// Holds the region maps against a snapshot, and repairs them where events were lost.
@@ -246,6 +293,17 @@ mod tests {
         assert_eq!((best.taken_ns, best.rss_bytes), (40, 7 * PAGE));
         assert_eq!((analysis.counts.seen, analysis.counts.scans), (2, 3));
         assert_eq!(analysis.counts.disagreeing_scans, 0);
+    }
+
+    #[test]
+    fn the_look_nearest_to_a_moment_is_found() {
+        let mut analysis = after_exec("a");
+        for taken_ns in [30, 100, 900] {
+            analysis.divided(taken_ns, ROOT, Division::default(), Vec::new());
+        }
+        let nearest = |ns| analysis.looks_nearest(ns)[&ROOT].taken_ns;
+        assert_eq!([nearest(0), nearest(70), nearest(5000)], [30, 100, 900]);
+        assert_eq!(analysis.looks[0].image_ns, 20);
     }
 
     #[test]

@@ -20,12 +20,9 @@ use rangemap::RangeMap;
 
 use profiler_ebpf::ledger_wire::Space;
 
+use super::analysis::Analysis;
 use crate::{
-    classify::{
-        compose::{Composition, compose},
-        division::Division,
-        runtime::Image,
-    },
+    classify::compose::{Composition, compose},
     events::{Call, Event},
     regions::{AddressSpace, Origin, OriginKind, Piece, ProcessTree, compare},
     residency::{
@@ -52,8 +49,6 @@ pub struct AtPeak {
     image_then: HashMap<u32, u64>,
     /// Mappings that were seen, by process and image. `start` and `end` are left as they were seen.
     seen: HashMap<(u32, u64), RangeMap<u64, Vma>>,
-    /// What adapters found, by process and image.
-    divisions: HashMap<(u32, u64), Arc<Division>>,
     /// RSS less PSS when a process was last scanned.
     shared_bytes: HashMap<u32, u64>,
     epoch: u32,
@@ -79,7 +74,6 @@ impl AtPeak {
             image_now: HashMap::new(),
             image_then: HashMap::new(),
             seen: HashMap::new(),
-            divisions: HashMap::new(),
             shared_bytes: HashMap::new(),
             epoch: 0,
         }
@@ -132,20 +126,14 @@ impl AtPeak {
         self.shared_bytes.insert(process.tgid, shared);
     }
 
-    /// Takes what adapters found inside a process. It was found at another moment than the candidate's,
-    /// but a sleeping task stays where it is.
-    pub fn divided(&mut self, tgid: u32, division: Arc<Division>) {
-        let image = self.image_now.get(&tgid).copied().unwrap_or(0);
-        self.divisions.insert((tgid, image), division);
-    }
-
     /// The composition at the candidate; `None` before the first one. `present` is what the page
-    /// tables of processes that still live hold, read before the ledger was.
+    /// tables of processes that still live hold, read before the ledger was. What adapters found is taken
+    /// from the look nearest to that moment.
     pub fn compose(
         &mut self,
         ledger: &Ledger,
         present: &HashMap<u32, Vec<ResidentRange>>,
-        images: &HashMap<u32, Image>,
+        analysis: &Analysis,
     ) -> Option<(Composition, Agreement)> {
         if ledger.state.epoch == 0 || ledger.state.epoch != self.epoch {
             return None;
@@ -171,13 +159,13 @@ impl AtPeak {
             method: Method::default(),
             processes,
         };
-        let divisions = self
-            .divisions
-            .iter()
-            .filter(|((tgid, image), _)| self.image_then.get(tgid).unwrap_or(&0) == image)
-            .map(|((tgid, _), division)| (*tgid, Arc::clone(division)))
+        let divisions = analysis
+            .looks_nearest(ledger.state.candidate_ns)
+            .into_iter()
+            .filter(|(tgid, look)| *self.image_then.get(tgid).unwrap_or(&0) == look.image_ns)
+            .map(|(tgid, look)| (tgid, Arc::clone(&look.division)))
             .collect();
-        let composition = compose(&snapshot, &self.tree, images, &divisions);
+        let composition = compose(&snapshot, &self.tree, &analysis.images, &divisions);
         Some((composition, agreement))
     }
 
@@ -428,7 +416,7 @@ mod tests {
         };
         let present = HashMap::from([(TGID, vec![now])]);
         let (composition, agreement) = at_peak
-            .compose(&ledger, &present, &HashMap::new())
+            .compose(&ledger, &present, &Analysis::new(TGID))
             .expect("a candidate");
         assert_eq!(composition.rss_bytes, 3 * PAGE);
         assert_eq!(composition.regions.len(), 1);

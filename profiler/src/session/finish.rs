@@ -6,6 +6,7 @@ use anyhow::Result;
 
 use super::{follow::Ended, job::Job, ledger::Highest, limits, outcome::judge, timeline};
 use crate::{
+    adapters::Account,
     classify::{
         Classes, Leaf,
         compose::{ClassifiedRegion, Composition},
@@ -48,7 +49,8 @@ pub(super) fn run(ended: Ended, job: &Job, started: SystemTime) -> Result<Run> {
     if let Some(loss) = ended.ledger.as_ref().and_then(|ledger| ledger.loss.clone()) {
         warnings.push(loss);
     }
-    for account in ended.analysis.accounts.values().flatten() {
+    let accounts = accounts(&ended.analysis, job);
+    for account in &accounts {
         if let Some(refusal) = &account.refusal {
             warnings.push(format!(
                 "the adapter {} left the memory of process {} undivided: {refusal}",
@@ -93,7 +95,7 @@ pub(super) fn run(ended: Ended, job: &Job, started: SystemTime) -> Result<Run> {
         settings: ended.settings,
         ledger: ended.ledger,
         refused_tiers: ended.refused_tiers,
-        adapters: adapters(&ended.analysis, seconds),
+        adapters: adapters(&accounts, seconds),
         books: ended.words.books,
         ..unmeasured(job, started, outcome, reason)
     })
@@ -175,11 +177,19 @@ fn leaves(by_leaf: &BTreeMap<Leaf, u64>) -> Vec<LeafBytes> {
     leaves
 }
 
-fn adapters(analysis: &super::analysis::Analysis, seconds: impl Fn(u64) -> f64) -> Vec<Adapter> {
-    let mut adapters: Vec<Adapter> = analysis
-        .accounts
-        .values()
-        .flatten()
+/// What adapters had to say at the peak, or, where the books were asked for, right before that.
+fn accounts(analysis: &super::analysis::Analysis, job: &Job) -> Vec<Account> {
+    let moment = match (job.ask_for_books, &analysis.best) {
+        (false, Some(best)) => best.taken_ns,
+        _ => u64::MAX,
+    };
+    let nearest = analysis.looks_nearest(moment).into_values();
+    nearest.flat_map(|look| look.accounts.clone()).collect()
+}
+
+fn adapters(accounts: &[Account], seconds: impl Fn(u64) -> f64) -> Vec<Adapter> {
+    let mut adapters: Vec<Adapter> = accounts
+        .iter()
         .map(|account| Adapter {
             tgid: account.tgid,
             name: account.adapter.clone(),

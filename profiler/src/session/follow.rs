@@ -6,7 +6,6 @@ use std::{
     future::pending,
     io,
     os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd},
-    sync::Arc,
     time::{Duration, SystemTime},
 };
 
@@ -67,6 +66,8 @@ pub(super) struct Following<'a> {
     ours_to_end: bool,
     /// The runtime's own books are still to be asked for.
     books_wanted: bool,
+    /// They have been asked for: what adapters found then is what counts.
+    books_asked: bool,
     probes: Probes,
     counters: TreeCounters,
     event_log: EventLog,
@@ -145,6 +146,7 @@ impl<'a> Following<'a> {
             group,
             ours_to_end: job.contract.is_some(),
             books_wanted: job.ask_for_books,
+            books_asked: false,
             policy: match probes.ledger {
                 Some(_) => ScanPolicy::plateaus_only(),
                 None => ScanPolicy::default(),
@@ -338,6 +340,7 @@ impl<'a> Following<'a> {
     /// See [`Job::ask_for_books`].
     fn ask_for_books(&mut self) {
         self.books_wanted = false;
+        self.books_asked = true;
         let analysis = self.analysis.as_ref().expect("set before the loop");
         if let Some(root) = analysis.tree.processes().next() {
             let pid = nix::unistd::Pid::from_raw(root.tgid.cast_signed());
@@ -452,7 +455,7 @@ impl<'a> Following<'a> {
         if let Ok(snapshot) = &snapshot {
             analysis.compare(snapshot);
             // While memory grows, adapters would look at what is about to change.
-            if why == Why::AtRest {
+            if why == Why::AtRest && !self.books_asked {
                 divided = divide(analysis, snapshot);
             }
         }
@@ -502,11 +505,7 @@ impl<'a> Following<'a> {
             accounts,
         } in divided
         {
-            let division = Arc::new(division);
-            if let Some(at_peak) = &mut self.at_peak {
-                at_peak.divided(tgid, Arc::clone(&division));
-            }
-            analysis.divided(tgid, division, accounts);
+            analysis.divided(snapshot.taken_ns, tgid, division, accounts);
         }
         let composed = analysis.snapshot(&snapshot);
         Ok(Some(composed))

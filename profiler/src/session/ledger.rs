@@ -52,7 +52,7 @@ pub(super) fn read(
         rescans: present.len() as u64,
         ..results::Ledger::default()
     };
-    if let Some((composition, agreement)) = at_peak.compose(&ledger, &present, &analysis.images) {
+    if let Some((composition, agreement)) = at_peak.compose(&ledger, &present, analysis) {
         account.missing_bytes = agreement.missing_bytes;
         account.extra_bytes = agreement.extra_bytes;
         account.unmapped_bytes = agreement.unmapped_bytes;

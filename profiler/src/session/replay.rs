@@ -8,7 +8,13 @@ use std::{
 use anyhow::{Context, Result, bail};
 
 use super::{
-    analysis::Analysis, divide::Frozen, finish, follow::Ended, job::Job, outcome::Words, timeline,
+    analysis::Analysis,
+    divide::{Divided, Frozen},
+    finish,
+    follow::Ended,
+    job::Job,
+    outcome::Words,
+    timeline,
 };
 use crate::{
     classify::runtime::Image,
@@ -50,7 +56,12 @@ pub fn replay(log: Vec<Entry<Frozen>>, job: &Job) -> Result<Run> {
                 let after = Duration::from_nanos(snapshot.taken_ns.saturating_sub(began_ns));
                 analysis.compare(&snapshot);
                 for divided in divided {
-                    analysis.divided(divided.tgid, divided.division.into(), divided.accounts);
+                    let Divided {
+                        tgid,
+                        division,
+                        accounts,
+                    } = divided;
+                    analysis.divided(snapshot.taken_ns, tgid, division, accounts);
                 }
                 let composed = analysis.snapshot(&snapshot);
                 timeline.push(timeline::point(after.as_secs_f64(), &composed, 0));
