@@ -27,10 +27,6 @@ const LEDGERS: [Tier; 2] = [Tier::A, Tier::B];
 /// Names the tiers that must load, which `cargo xtask vm` knows of its kernels: `A`.
 const REQUIRED: &str = "PROFILER_REQUIRED_TIERS";
 
-/// How many pages a scan and the kernel's counters may differ by. Debian's 7.2 was seen to count one page
-/// more than a scan finds in this workload, whenever it is asked; the cause is not known.
-const UNEXPLAINED: u64 = 2;
-
 /// The ledger of a tier, following every child of this process; `None`, and a line on stderr, where the
 /// kernel does not allow it.
 fn attach(tier: Tier) -> Option<Probes> {
@@ -125,14 +121,8 @@ fn compare(tier: Tier, name: &str, arguments: &[&str]) -> Option<Compared> {
             std::thread::sleep(Duration::from_millis(50));
             scan_process(child.id(), detect()).expect("it stands still")
         })
-        .find(|scan| scan.unexplained_bytes.unsigned_abs() <= UNEXPLAINED * PAGE)
+        .find(|scan| scan.unexplained_bytes == 0)
         .expect("a scan of what the counters say");
-    if scan.unexplained_bytes != 0 {
-        eprintln!(
-            "the counters have {} bytes more than the scan",
-            scan.unexplained_bytes
-        );
-    }
     say(&mut child, b"g");
     assert!(child.wait().expect("it ends").success());
 

@@ -75,7 +75,7 @@ pub enum Leaf {
     HeapObjects,
     /// Memory that processes can share: `MAP_SHARED` without a file, memfds, `/dev/shm`.
     SharedMemory,
-    /// Program text, data, bss of the executable and its libraries, the dynamic loader, vdso.
+    /// Program text, data, bss of the executable and its libraries, the dynamic loader, vdso and its data.
     Image,
     /// Other mapped files.
     File,

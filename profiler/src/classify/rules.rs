@@ -382,7 +382,7 @@ pub static RULES: &[Rule] = &[
         reason: "a program or library: text, read-only data, relocated data",
         seen_on: "all",
         leaf: Leaf::Image,
-        matches: |e| e.maps_image() || e.name() == "[vdso]",
+        matches: |e| e.maps_image() || ["[vdso]", "[vvar]"].contains(&e.name()),
     },
     Rule {
         id: "file",

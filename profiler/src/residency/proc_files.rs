@@ -8,6 +8,7 @@ use std::fs::{self, File};
 use std::io;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
 
 use super::Vma;
 use super::scan::ScanError;
@@ -185,6 +186,21 @@ pub fn vm_hwm_bytes(pid: u32) -> Result<u64, ScanError> {
     Ok(ProcDir::of(pid)?.status()?.vm_hwm_bytes)
 }
 
+/// Whether pages of `[vvar]`, the kernel's data for the vdso, count in RSS. Mapped by frame number (`pf` in
+/// `VmFlags`) they do not; Linux 7.2 maps them as any page that has more owners (`mm`), and they do.
+pub(super) fn vvar_is_rss() -> bool {
+    static IS: OnceLock<bool> = OnceLock::new();
+    *IS.get_or_init(|| {
+        let own = ProcDir::of(std::process::id()).and_then(|dir| dir.smaps());
+        own.is_ok_and(|entries| entries.iter().any(is_counted_vvar))
+    })
+}
+
+fn is_counted_vvar(entry: &SmapsEntry) -> bool {
+    let by_frame_number = entry.flags.split(' ').any(|flag| flag == "pf");
+    entry.vma.name.as_deref() == Some("[vvar]") && !by_frame_number
+}
+
 fn lines(text: &[u8]) -> impl Iterator<Item = &[u8]> {
     text.split(|byte| *byte == b'\n')
         .filter(|line| !line.is_empty())
@@ -333,6 +349,20 @@ VmFlags: rd wr sh mr mw me ms pf io dc de dd
             (0, "rd wr sh mr mw me ms pf io dc de dd"),
         ];
         assert_eq!(seen, expected);
+    }
+
+    #[test]
+    fn the_data_of_the_vdso_counts_where_it_is_mapped_as_pages() {
+        let counted = |name: &str, flags: &str| {
+            let text = format!(
+                "7faed4c02000-7faed4c06000 r--p 00000000 00:00 0    {name}\nRss: 0 kB\nVmFlags: {flags}\n"
+            );
+            is_counted_vvar(&parse_smaps(text.as_bytes())[0])
+        };
+        // Linux 7.2, 6.18, and another mapping of 7.2's.
+        assert!(counted("[vvar]", "rd mr io de dd sd mm"));
+        assert!(!counted("[vvar]", "rd mr pf io de dd sd"));
+        assert!(!counted("[vvar_vclock]", "rd mr io de dd sd mm"));
     }
 
     #[test]

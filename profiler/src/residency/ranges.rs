@@ -1,6 +1,6 @@
 //! Resident ranges as a list in address order, and what of it the kernel counts as RSS. No I/O.
 
-use super::{ResidentRange, Vma};
+use super::{ResidentRange, Vma, proc_files::vvar_is_rss};
 
 /// Appends `start..end` to a list in address order, growing the last range where it continues it.
 pub(super) fn push(ranges: &mut Vec<ResidentRange>, start: u64, end: u64, file: bool) {
@@ -79,16 +79,13 @@ pub fn outside(vmas: &[Vma], ranges: &[ResidentRange]) -> Vec<ResidentRange> {
 /// kernel pages mapped by frame number, and huge pages of hugetlbfs. Those that only `smaps` gives
 /// away are found by [`super::reconcile`].
 pub(super) fn never_rss(vma: &Vma) -> bool {
-    matches!(
-        vma.name.as_deref(),
-        Some(
-            "[vvar]"
-                | "[vvar_vclock]"
-                | "[vsyscall]"
-                | "/anon_hugepage"
-                | "/anon_hugepage (deleted)"
-        )
-    )
+    match vma.name.as_deref() {
+        Some("[vvar]") => !vvar_is_rss(),
+        name => matches!(
+            name,
+            Some("[vvar_vclock]" | "[vsyscall]" | "/anon_hugepage" | "/anon_hugepage (deleted)")
+        ),
+    }
 }
 
 #[cfg(test)]
@@ -131,11 +128,11 @@ mod tests {
 
     #[test]
     fn a_range_over_several_vmas_is_settled_by_each() {
-        //  present   |=================|        |==|
-        //  VMAs      |-private-|-vvar-|-shared-|     (the last range lies outside every VMA)
+        //  present   |===================|        |==|
+        //  VMAs      |-private-|-vclock-|-shared-|     (the last range lies outside every VMA)
         let vmas = [
             vma(0x1000, 0x3000, false, None),
-            vma(0x3000, 0x4000, false, Some("[vvar]")),
+            vma(0x3000, 0x4000, false, Some("[vvar_vclock]")),
             vma(0x4000, 0x6000, true, None),
         ];
         let present = [range(0x1000, 0x5000, false), range(0x7000, 0x8000, false)];

@@ -375,6 +375,11 @@ fn native() -> Vec<Row> {
         row("image.bss", Native, program + 3 * P, &[]).with(&image),
         row("image.bss", Native, M + 15 * P, &bss).with(&[vma(M..M + 15 * P, RX, library)]),
         only("image", Native, vma(M..M + 2 * P, RX, "[vdso]")),
+        only(
+            "image",
+            Native,
+            vma(M..M + 4 * P, libc::PROT_READ as u32, "[vvar]"),
+        ),
         only("file", Native, locale),
         only(
             "shared",
