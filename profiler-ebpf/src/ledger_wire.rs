@@ -61,7 +61,7 @@ pub struct Space {
     pub start_stack: u64,
     /// Thread group that it was made for.
     pub tgid: u32,
-    /// Processes that live in it (in tier B more than one after vfork); 0 when it has ended.
+    /// Processes that live in it, more than one after vfork; 0 when it has ended.
     pub users: u32,
     /// The epoch in which it was first seen: it has no page in any candidate up to this one.
     pub born_epoch: u32,
@@ -79,10 +79,8 @@ pub struct State {
     /// current one, nothing is copied: the next removal makes a new candidate. (The epoch and not a
     /// flag, so that a CPU that is late cannot switch off the copying for a newer candidate.)
     pub growing_in: u32,
-    /// Changes whenever an address space comes or goes: verdicts remembered before are void.
-    pub generation: u32,
     /// [`Space`]s in use, ended ones included.
-    pub spaces: u32,
+    pub spaces: u64,
     /// Pages of the tree at the candidate.
     pub candidate_pages: u64,
     /// When that was: `CLOCK_MONOTONIC`, in ns.
@@ -135,16 +133,10 @@ pub mod names {
     ];
     /// fentry programs of tier A: see `profiler/src/probes/functions.rs` for what they attach to.
     pub const BEFORE_FAULT: &str = "ledger_before_fault";
-    /// The same thrice more, for kernels that preempt these programs.
-    pub const BEFORE_FAULT_AGAIN: [&str; 3] = [
-        "ledger_before_fault_2",
-        "ledger_before_fault_3",
-        "ledger_before_fault_4",
-    ];
+    /// (fentry) does nothing: what the way to a program costs. Measurements alone attach it.
+    pub const EMPTY: &str = "ledger_empty";
     /// Before pages are removed from a mapping.
     pub const BEFORE_UNMAP: &str = "ledger_before_unmap";
-    /// The same once more, for kernels that preempt these programs.
-    pub const BEFORE_UNMAP_AGAIN: [&str; 1] = ["ledger_before_unmap_2"];
     /// Before an address space is emptied.
     pub const BEFORE_END: &str = "ledger_before_end";
     /// (fexit) after it has been emptied.
@@ -173,12 +165,13 @@ pub mod names {
     pub const BEFORE_INSERT: &str = "ledger_before_insert";
     /// Attached to `syscalls:sys_enter_getppid` while the layout is found out.
     pub const PEEK: &str = "ledger_peek";
-    /// tp_btf programs of tier B: name of the program, name of the tracepoint.
-    pub const TRACEPOINTS: [(&str, &str); 3] = [
+    /// tp_btf programs of page faults: name of the program, name of the tracepoint.
+    pub const FAULTS: [(&str, &str); 2] = [
         ("ledger_fault_user", "page_fault_user"),
         ("ledger_fault_kernel", "page_fault_kernel"),
-        ("ledger_exit", "sched_process_exit"),
     ];
+    /// tp_btf, where the memory of an ending process is still there (since Linux 6.16).
+    pub const EXIT: (&str, &str) = ("ledger_exit", "sched_process_exit");
 
     /// Array of [`super::Chunk`], mappable.
     pub const POOL: &str = "POOL";
@@ -239,6 +232,8 @@ pub mod names {
     pub const HUGE_ZERO: &str = "HUGE_ZERO";
     /// Bit n: a swap entry of type n is a page that is being moved.
     pub const MIGRATION_TYPES: &str = "MIGRATION_TYPES";
+    /// 1: [`BEFORE_END`] and [`AFTER_END`] tell when a space ends.
+    pub const END_IS_HOOKED: &str = "END_IS_HOOKED";
     /// A new candidate has more pages than the last one by at least its count >> this.
     pub const SLACK_SHIFT: &str = "SLACK_SHIFT";
 }

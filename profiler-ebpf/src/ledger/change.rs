@@ -1,6 +1,9 @@
 //! Something is about to change in an address space: what every hook comes to.
 
-use aya_ebpf::{macros::map, maps::PerCpuArray};
+use aya_ebpf::{
+    macros::map,
+    maps::{Array, PerCpuArray},
+};
 use profiler_ebpf::ledger_wire::{CHUNK_BYTES, Space, State};
 
 use super::{
@@ -9,19 +12,20 @@ use super::{
     peak::{look, pages_above_candidate},
 };
 
-/// What the last page on this CPU found out, so that the next one beside it has nothing to do. Each
-/// field is one word and stands for itself: a program that is preempted by another one on its CPU can
-/// so never leave half of one answer with half of another.
-#[repr(C)]
-struct Verdict {
-    /// An address space that is not followed.
-    stranger: u64,
-    /// A chunk that needs nothing in this epoch.
-    done: u64,
-}
-
+/// The last chunk on this CPU that needs nothing in its epoch, so that the next page in it has nothing to
+/// do. One word, so that a program that is preempted by another one on its CPU can never leave half of
+/// one answer with half of another.
 #[map]
-static VERDICT: PerCpuArray<Verdict> = PerCpuArray::with_max_entries(1, 0);
+static DONE: PerCpuArray<u64> = PerCpuArray::with_max_entries(1, 0);
+
+/// Words of [`PERHAPS`].
+const FILTER_WORDS: u32 = 512;
+
+/// Which spaces may be followed: one bit each, chosen by its address. Most of a machine's processes are
+/// not, pay at each fault all the same, and have their answer here without a look into a hash map. Bits
+/// stay when a space has ended; a stranger with the same bit is looked up.
+#[map]
+static PERHAPS: Array<u64> = Array::with_max_entries(FILTER_WORDS, 0);
 
 /// Odd constants (the golden ratio, and two of xxHash) that spread the bits of what they multiply.
 const SPREAD: [u64; 3] = [
@@ -30,13 +34,37 @@ const SPREAD: [u64; 3] = [
     0x1656_67b1_9e37_79f9,
 ];
 
-/// A space and a generation, or a space, a chunk and an epoch, in one word. Two of them have the same
-/// word by accident only, one time in 2^64.
+/// A space, a chunk and an epoch in one word. Two of them have the same word by accident only, one time
+/// in 2^64.
 #[inline(always)]
-fn word(mm: u64, chunk: u64, number: u32) -> u64 {
+fn word(mm: u64, chunk: u64, epoch: u32) -> u64 {
     mm.wrapping_mul(SPREAD[0])
         ^ chunk.wrapping_mul(SPREAD[1])
-        ^ u64::from(number).wrapping_mul(SPREAD[2])
+        ^ u64::from(epoch).wrapping_mul(SPREAD[2])
+}
+
+/// Which word of [`PERHAPS`], and which bit of it.
+#[inline(always)]
+fn filter_bit(number: u64) -> (u32, u64) {
+    const BITS: u32 = (FILTER_WORDS * 64).trailing_zeros();
+    let bit = number.wrapping_mul(SPREAD[0]) >> (64 - BITS);
+    ((bit / 64) as u32, bit & 63)
+}
+
+#[inline(always)]
+fn may_be_followed(number: u64) -> bool {
+    let (at, bit) = filter_bit(number);
+    PERHAPS.get(at).is_some_and(|word| word >> bit & 1 != 0)
+}
+
+/// From now on [`may_be_followed`]. Whoever calls this holds [`Lock::Spaces`](super::lock::Lock::Spaces).
+#[inline(always)]
+pub fn mark_followed(mm: u64) {
+    let (at, bit) = filter_bit(as_number(mm));
+    if let Some(word) = PERHAPS.get_ptr_mut(at) {
+        // SAFETY: the entry is never freed, and the lock keeps all other writers out.
+        unsafe { *word |= 1 << bit };
+    }
 }
 
 /// A pointer as a number to reckon with, without its lowest byte, in which no two `mm_struct`s differ
@@ -70,23 +98,21 @@ fn is_of_candidate(space: &Space, state: &State) -> bool {
 /// A page is about to come to `address`, by way of a fault: the most frequent change by far.
 #[inline(always)]
 pub fn before_fault(state: &mut State, mm: u64, address: u64) {
-    let Some(verdict) = VERDICT.get_ptr_mut(0) else {
-        return;
-    };
-    // SAFETY: this CPU's own; see `Verdict` for what preemption can do.
-    let verdict = unsafe { &mut *verdict };
     let number = as_number(mm);
-    let stranger = word(number, 0, state.generation);
-    if verdict.stranger == stranger {
+    if !may_be_followed(number) {
         return;
     }
+    let Some(last) = DONE.get_ptr_mut(0) else {
+        return;
+    };
+    // SAFETY: this CPU's own, and a single word.
+    let last = unsafe { &mut *last };
     let epoch = state.epoch;
     let done = word(number, address / CHUNK_BYTES, epoch);
-    if verdict.done == done {
+    if *last == done {
         return;
     }
     let Some(index) = space_of(mm) else {
-        verdict.stranger = stranger;
         return;
     };
     // Kernel addresses: nothing of a process.
@@ -95,7 +121,7 @@ pub fn before_fault(state: &mut State, mm: u64, address: u64) {
     }
     if !is_copied_at(index, epoch, address) {
         if !space(index).is_some_and(|space| is_of_candidate(space, state)) {
-            verdict.done = done;
+            *last = done;
             return;
         }
         // Above the candidate again? Then the next removal makes a new one, and this copy would be for
@@ -106,7 +132,7 @@ pub fn before_fault(state: &mut State, mm: u64, address: u64) {
         }
         copy_one(index, epoch, address);
     }
-    verdict.done = done;
+    *last = done;
 }
 
 /// What lies in `start..end` is about to go.

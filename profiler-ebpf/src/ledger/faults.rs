@@ -1,4 +1,5 @@
-//! Tier B: `exceptions:page_fault_user` and `page_fault_kernel` (tp_btf): a page is about to come.
+//! `exceptions:page_fault_user` and `page_fault_kernel` (tp_btf): a page is about to come. Tier B, and in
+//! front of tier A's functions where those may be skipped.
 //!
 //! ```text
 //! TP_PROTO(unsigned long address, struct pt_regs *regs, unsigned long error_code)

@@ -4,6 +4,11 @@
 //!
 //! A space is known by the `mm` of the mapping, so what others do to it counts too: `process_madvise`,
 //! a file that is truncated, reclaim, `ptrace`.
+//!
+//! Since Linux 6.13 kernels preempt these programs, and skip one on a CPU where it is under way for another
+//! task (`prog->active`, kernel/bpf/trampoline.c). There, tier B's tracepoints stand in front of them:
+//! those run without preemption (include/linux/tracepoint.h), see what a program does itself, and copy it
+//! first. What is skipped here has then been done, unless the kernel did it by itself.
 
 use core::ffi::c_void;
 
@@ -41,30 +46,6 @@ macro_rules! mm_of {
 /// itself brings as if there had been one (populate, mlock, ptrace, direct I/O).
 #[fentry]
 pub fn ledger_before_fault(ctx: FEntryContext) -> i32 {
-    fault(ctx)
-}
-
-/// The same again. A kernel that preempts these programs skips one on a CPU where it is already under way
-/// for another task; then the next one does what there is to do. Otherwise it finds it done.
-#[fentry]
-pub fn ledger_before_fault_2(ctx: FEntryContext) -> i32 {
-    fault(ctx)
-}
-
-/// See [`ledger_before_fault_2`].
-#[fentry]
-pub fn ledger_before_fault_3(ctx: FEntryContext) -> i32 {
-    fault(ctx)
-}
-
-/// See [`ledger_before_fault_2`].
-#[fentry]
-pub fn ledger_before_fault_4(ctx: FEntryContext) -> i32 {
-    fault(ctx)
-}
-
-#[inline(always)]
-fn fault(ctx: FEntryContext) -> i32 {
     let Some(state) = state() else { return 0 };
     if state.copies_changes() {
         before_fault(state, mm_of!(ctx.arg(0)), ctx.arg(1));
@@ -72,21 +53,17 @@ fn fault(ctx: FEntryContext) -> i32 {
     0
 }
 
+/// At the same function, what the kernel's way to a program and back costs by itself. No run attaches it,
+/// only the measurement of [`ledger_before_fault`].
+#[fentry]
+pub fn ledger_empty(_ctx: FEntryContext) -> i32 {
+    0
+}
+
 /// `unmap_page_range(tlb, vma, start, end, …)`, mm/memory.c, since Linux 7.1 `__zap_vma_range`: munmap,
 /// MADV_DONTNEED, truncation and exit come to it, once for each mapping.
 #[fentry]
 pub fn ledger_before_unmap(ctx: FEntryContext) -> i32 {
-    unmap(ctx)
-}
-
-/// The same again: see [`ledger_before_fault_2`].
-#[fentry]
-pub fn ledger_before_unmap_2(ctx: FEntryContext) -> i32 {
-    unmap(ctx)
-}
-
-#[inline(always)]
-fn unmap(ctx: FEntryContext) -> i32 {
     if let Some(index) = space_of(mm_of!(ctx.arg(1))) {
         before_removal(index, ctx.arg(2), ctx.arg(3));
     }
@@ -114,9 +91,6 @@ pub fn ledger_after_end(ctx: FExitContext) -> i32 {
     let mm = ctx.arg::<*const c_void>(0) as u64;
     if space_of(mm).is_some() {
         let _ = SPACE_OF.remove(mm);
-        if let Some(state) = state() {
-            state.generation += 1;
-        }
     }
     0
 }

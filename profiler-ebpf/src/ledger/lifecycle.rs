@@ -1,5 +1,6 @@
-//! Which address spaces are followed: tp_btf `task_newtask` and `sched_process_exec`, in tier B
-//! `sched_process_exit` too. (In tier A a space ends with `exit_mmap`, whoever lived in it.)
+//! Which address spaces are followed: tp_btf `task_newtask`, `sched_process_exec` and, where the memory
+//! is still there (Linux 6.16), `sched_process_exit`. (In tier A a space ends with `exit_mmap`, whoever
+//! lived in it.)
 //!
 //! By `mm_struct`, so that threads need nothing and what other processes do to the memory counts.
 
@@ -13,10 +14,13 @@ use aya_ebpf::{
 };
 
 use super::{
-    change::{before_removal, space_of},
+    change::{before_removal, mark_followed, space_of},
     kernel::{read, read_int},
     lock::{self, Lock},
-    maps::{SPACE_OF, mm_pgd, mm_start_stack, space, state, task_mm, task_tgid, top_shift},
+    maps::{
+        SPACE_OF, end_is_hooked, mm_pgd, mm_start_stack, space, state, task_mm, task_tgid,
+        top_shift,
+    },
     peak::look,
 };
 use crate::maps::FOLLOWED;
@@ -79,7 +83,7 @@ fn register(mm: u64, tgid: u32) {
 
 #[inline(always)]
 fn enter(state: &mut State, mm: u64, tgid: u32) {
-    let index = state.spaces;
+    let index = state.spaces as u32;
     let Some(space) = space(index) else {
         state.spaces_full += 1;
         return;
@@ -96,11 +100,12 @@ fn enter(state: &mut State, mm: u64, tgid: u32) {
         state.spaces_full += 1;
         return;
     }
-    state.spaces = index + 1;
-    state.generation += 1;
+    mark_followed(mm);
+    state.spaces = u64::from(index) + 1;
 }
 
-/// One process less in this space; the last one takes the memory with it.
+/// One process less in this space; the last one takes the memory with it, unless somebody else still
+/// holds it, which only `exit_mmap` knows.
 #[inline(always)]
 fn leave(index: u32, mm: u64) {
     let (Some(state), Some(space)) = (state(), space(index)) else {
@@ -110,10 +115,12 @@ fn leave(index: u32, mm: u64) {
         space.users -= 1;
         return;
     }
+    if end_is_hooked() != 0 {
+        return;
+    }
     space.users = 0;
     space.ended_epoch = state.epoch;
     let _ = SPACE_OF.remove(mm);
-    state.generation += 1;
 }
 
 /// Before the last process leaves: may be the peak, and everything is about to go.

@@ -60,6 +60,7 @@ globals! {
     TOP_SHIFT = top_shift;
     HUGE_ZERO = huge_zero;
     MIGRATION_TYPES = migration_types;
+    END_IS_HOOKED = end_is_hooked;
     SLACK_SHIFT = slack_shift;
 }
 

@@ -119,7 +119,7 @@ extern "C" fn ledger_block_pages(block: u32, how: u32) -> u64 {
     let mut pages = 0;
     let mut index = 0;
     while index < BLOCK {
-        if block * BLOCK + index >= state.spaces {
+        if u64::from(block * BLOCK + index) >= state.spaces {
             break;
         }
         pages += ledger_space_pages(block * BLOCK + index, how);
@@ -136,7 +136,7 @@ extern "C" fn ledger_tree_pages(how: u32) -> u64 {
     let mut pages = 0;
     let mut block = 0;
     while block < BLOCK {
-        if block * BLOCK >= state.spaces {
+        if u64::from(block * BLOCK) >= state.spaces {
             break;
         }
         pages += ledger_block_pages(block, how);

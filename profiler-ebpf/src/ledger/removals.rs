@@ -1,4 +1,5 @@
-//! Tier B: `syscalls:sys_enter_*` of the calls that take pages away, or bring some without a fault.
+//! `syscalls:sys_enter_*` of the calls that take pages away, or bring some without a fault: tier B, and in
+//! front of tier A's functions where those may be skipped.
 //!
 //! At the entry, because only then the pages are still there. Two calls bring pages without a fault to
 //! a place that only their result tells, `mmap` with `MAP_POPULATE` and `mremap`: at their exit, what
@@ -18,7 +19,7 @@ use super::{
     copy::copy_beside,
     kernel::read,
     lifecycle::{before_exec, current_mm, current_space},
-    maps::mm_brk,
+    maps::{mm_brk, state},
 };
 
 const NUMBER_OFFSET: usize = 8;
@@ -65,7 +66,7 @@ fn try_removal(ctx: &TracePointContext, space: u32) -> Result<(), i32> {
         kind::MUNMAP => {}
         kind::MMAP => {
             if args[3] & (MAP_POPULATE | MAP_LOCKED) != 0 {
-                let _ = ARRIVING.insert(bpf_get_current_pid_tgid(), length, 0);
+                arriving(length);
             }
             if args[3] & MAP_FIXED == 0 {
                 return Ok(());
@@ -84,10 +85,12 @@ fn try_removal(ctx: &TracePointContext, space: u32) -> Result<(), i32> {
             length = now - start;
         }
         kind::MREMAP => {
-            let _ = ARRIVING.insert(bpf_get_current_pid_tgid(), args[2], 0);
             if args[3] & MREMAP_FIXED != 0 {
                 before_removal(space, args[4], args[4].wrapping_add(args[2]));
             }
+            before_removal(space, start, start.wrapping_add(length));
+            arriving(args[2]);
+            return Ok(());
         }
         SHMDT => {
             // Its length is known to the kernel alone; what it holds is not copied.
@@ -105,9 +108,29 @@ fn try_removal(ctx: &TracePointContext, space: u32) -> Result<(), i32> {
     Ok(())
 }
 
-/// Calls that may bring pages: thread → length. Full: as if the call had not been seen.
+/// A call that may bring pages.
+#[derive(Clone, Copy)]
+#[repr(C)]
+struct Arrival {
+    /// How many bytes it maps.
+    length: u64,
+    /// The epoch in which it began. What comes in a later one may have come before that one's candidate,
+    /// or after it.
+    epoch: u64,
+}
+
+/// Calls under way: thread → what it brings. Full: as if the call had not been seen.
 #[map]
-static ARRIVING: HashMap<u64, u64> = HashMap::with_max_entries(4096, 0);
+static ARRIVING: HashMap<u64, Arrival> = HashMap::with_max_entries(4096, 0);
+
+#[inline(always)]
+fn arriving(length: u64) {
+    if let Some(state) = state() {
+        let epoch = u64::from(state.epoch);
+        let arrival = Arrival { length, epoch };
+        let _ = ARRIVING.insert(bpf_get_current_pid_tgid(), arrival, 0);
+    }
+}
 
 #[tracepoint]
 pub fn ledger_arrival(ctx: TracePointContext) -> u32 {
@@ -121,15 +144,17 @@ pub fn ledger_arrival(ctx: TracePointContext) -> u32 {
 fn try_arrival(ctx: &TracePointContext, space: u32) -> Result<(), i32> {
     let thread = bpf_get_current_pid_tgid();
     // SAFETY: only this thread inserts and removes its own key; the value is copied at once.
-    let Some(length) = (unsafe { ARRIVING.get(thread) }).copied() else {
+    let Some(arrival) = (unsafe { ARRIVING.get(thread) }).copied() else {
         return Ok(());
     };
     let _ = ARRIVING.remove(thread);
     // SAFETY: the offset lies inside the record of every sys_exit tracepoint.
     let start = unsafe { ctx.read_at::<u64>(ARGS_OFFSET)? };
-    let end = start.wrapping_add(length);
+    let end = start.wrapping_add(arrival.length);
     // Errors are the highest addresses, so nothing is copied for them.
-    if let Some(epoch) = epoch_to_copy(space, start, end) {
+    if let Some(epoch) = epoch_to_copy(space, start, end)
+        && u64::from(epoch) == arrival.epoch
+    {
         copy_beside(space, epoch, start, end);
     }
     Ok(())

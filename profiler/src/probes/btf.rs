@@ -206,6 +206,12 @@ impl Btf {
         // The first is the probe's own data.
         Ok(found.count().saturating_sub(1))
     }
+
+    /// Whether the memory of an ending process is still there when `sched_process_exit` fires: since Linux
+    /// 6.16, with which the tracepoint got its second argument.
+    pub fn memory_is_there_at_exit(&self) -> Result<bool, BtfError> {
+        Ok(self.tracepoint_arguments("sched_process_exit")? >= 2)
+    }
 }
 
 fn word(bytes: &[u8], at: usize) -> Option<u32> {

@@ -12,6 +12,7 @@ use profiler_ebpf::ledger_wire::names;
 use super::{
     attach::{Probe, ProbeState},
     btf::Btf,
+    object,
     tier::TierError,
 };
 
@@ -29,8 +30,6 @@ pub struct Role {
 pub struct Way {
     /// The program in the object.
     pub program: &'static str,
-    /// The same program again, for kernels that preempt it.
-    pub again: &'static [&'static str],
     /// The function in the kernel.
     pub function: &'static str,
     /// How many arguments it has where the program understands it.
@@ -44,25 +43,6 @@ const fn way(
 ) -> Way {
     Way {
         program,
-        again: &[],
-        function,
-        arguments,
-    }
-}
-
-/// For functions that are called so often that a kernel which preempts eBPF programs (`preemptible`)
-/// sooner or later has one under way on a CPU where it should run for another task. It is skipped then
-/// (`prog->active`, kernel/bpf/trampoline.c); another copy of it is not. Each copy made what all of them
-/// skip some thirty times rarer, on a translated guest, where programs are slow against the clock.
-const fn repeated(
-    program: &'static str,
-    again: &'static [&'static str],
-    function: &'static str,
-    arguments: RangeInclusive<usize>,
-) -> Way {
-    Way {
-        program,
-        again,
         function,
         arguments,
     }
@@ -83,6 +63,9 @@ fn version(release: &str) -> Option<(u32, u32)> {
     Some((numbers.next()?.parse().ok()?, numbers.next()?.parse().ok()?))
 }
 
+/// Where every page fault passes.
+const FAULT: &str = "handle_mm_fault";
+
 /// All of them; checked on 5.10, 6.1, 6.12, 6.18 and 7.2.
 pub const ROLES: [Role; 11] = [
     Role {
@@ -94,19 +77,9 @@ pub const ROLES: [Role; 11] = [
         what: "pages that are unmapped",
         required: true,
         ways: &[
-            repeated(
-                names::BEFORE_UNMAP,
-                &names::BEFORE_UNMAP_AGAIN,
-                "unmap_page_range",
-                5..=5,
-            ),
+            way(names::BEFORE_UNMAP, "unmap_page_range", 5..=5),
             // Since Linux 7.1.
-            repeated(
-                names::BEFORE_UNMAP,
-                &names::BEFORE_UNMAP_AGAIN,
-                "__zap_vma_range",
-                5..=5,
-            ),
+            way(names::BEFORE_UNMAP, "__zap_vma_range", 5..=5),
         ],
     },
     Role {
@@ -127,12 +100,7 @@ pub const ROLES: [Role; 11] = [
     Role {
         what: "page faults",
         required: true,
-        ways: &[repeated(
-            names::BEFORE_FAULT,
-            &names::BEFORE_FAULT_AGAIN,
-            "handle_mm_fault",
-            4..=4,
-        )],
+        ways: &[way(names::BEFORE_FAULT, FAULT, 4..=4)],
     },
     Role {
         what: "pages that the kernel takes back (reclaim)",
@@ -177,15 +145,14 @@ pub const ROLES: [Role; 11] = [
     },
 ];
 
-/// Hooks a role where the kernel has a way to it; the descriptors of the program and of its copies,
-/// for their statistics.
+/// Hooks a role where the kernel has a way to it; the descriptor of the program, for its statistics.
 pub fn attach(
     role: &Role,
     ebpf: &mut Ebpf,
     kernel: &Btf,
     types: &aya::Btf,
     states: &mut Vec<Probe>,
-) -> Result<Vec<ProgramFd>, TierError> {
+) -> Result<Option<ProgramFd>, TierError> {
     let mut reasons = Vec::new();
     for way in role.ways {
         let Some(arguments) = kernel.function_arguments(way.function) else {
@@ -196,10 +163,10 @@ pub fn attach(
             reasons.push(format!("{} has {arguments} arguments", way.function));
             continue;
         }
-        match attach_way(way, ebpf, types) {
-            Ok(programs) => {
+        match attach_entry(way.program, way.function, ebpf, types) {
+            Ok(program) => {
                 states.push(attached(format!("ledger fentry:{}", way.function)));
-                return Ok(programs);
+                return Ok(Some(program));
             }
             Err(error) => reasons.push(format!("{}: {error}", way.function)),
         }
@@ -216,16 +183,7 @@ pub fn attach(
         state: ProbeState::Off,
         reason: Some(format!("{} are not seen: {reason}", role.what)),
     });
-    Ok(Vec::new())
-}
-
-fn attach_way(way: &Way, ebpf: &mut Ebpf, types: &aya::Btf) -> Result<Vec<ProgramFd>, TierError> {
-    let again = if preemptible() { way.again } else { &[] };
-    [way.program]
-        .iter()
-        .chain(again)
-        .map(|&program| attach_entry(program, way.function, ebpf, types))
-        .collect()
+    Ok(None)
 }
 
 fn attach_entry(
@@ -242,6 +200,22 @@ fn attach_entry(
     program.attach().map_err(TierError::kernel)?;
     let fd = program.fd().map_err(TierError::kernel)?;
     fd.try_clone().map_err(TierError::kernel)
+}
+
+/// An empty program where every page fault passes: what the kernel's way to a program and back costs by
+/// itself. For measurements; dropping it detaches it.
+pub struct EmptyProbe {
+    _ebpf: Ebpf,
+}
+
+impl EmptyProbe {
+    /// Loads and attaches it alone.
+    pub fn attach() -> Result<EmptyProbe, TierError> {
+        let mut ebpf = Ebpf::load(object::BYTES).map_err(TierError::kernel)?;
+        let types = aya::Btf::from_sys_fs().map_err(TierError::kernel)?;
+        attach_entry(names::EMPTY, FAULT, &mut ebpf, &types)?;
+        Ok(EmptyProbe { _ebpf: ebpf })
+    }
 }
 
 /// Hooks the return of `exit_mmap`, which every kernel has by the time its entry has been hooked.

@@ -52,7 +52,7 @@ impl Layout {
     /// Finds everything out. Needs tracefs, root and a single thread (it moves between CPUs).
     pub fn find_out(tier: Tier) -> Result<Layout, TierError> {
         let btf = Btf::of_kernel()?;
-        if tier == Tier::B && btf.tracepoint_arguments("sched_process_exit")? < 2 {
+        if tier == Tier::B && !btf.memory_is_there_at_exit()? {
             return Err(TierError::Kernel(
                 "the memory of an ending process is gone before it can be read (before Linux 6.16)"
                     .into(),
@@ -90,6 +90,7 @@ impl Layout {
             (names::TOP_SHIFT, top_shift),
             (names::HUGE_ZERO, huge_zero),
             (names::MIGRATION_TYPES, migration_types(&btf)),
+            (names::END_IS_HOOKED, u64::from(tier == Tier::A)),
             (names::SLACK_SHIFT, 10),
         ];
         globals.extend(counters);

@@ -2,7 +2,8 @@
 //!
 //! Both tiers: tp_btf `task_newtask` and `sched_process_exec`. Tier A: the kernel's functions in
 //! [`functions`]. Tier B: tp_btf `page_fault_user`, `page_fault_kernel` and `sched_process_exit`;
-//! `syscalls:sys_enter_*` of the calls that remove pages. What they write is in three maps that are
+//! `syscalls:sys_enter_*` of the calls that remove pages. Where programs at functions may be skipped
+//! ([`preemptible`](functions::preemptible)), tier A has those too. What they write is in three maps that are
 //! mapped into this process, so reading costs the target nothing.
 
 use std::{
@@ -45,8 +46,8 @@ pub struct LedgerProbes {
     state: Mapped,
     /// [`Tier::A`] or [`Tier::B`].
     tier: Tier,
-    /// For statistics: each program with its copies, where it has any.
-    programs: Vec<Vec<ProgramFd>>,
+    /// For statistics.
+    programs: Vec<ProgramFd>,
 }
 
 /// What the ledger held at one moment, as bytes: see [`crate::residency::ledger`].
@@ -89,9 +90,16 @@ impl LedgerProbes {
             probes.attach_btf(ebpf, name, tracepoint, &types)?;
             states.push(attached(format!("ledger tp_btf:{tracepoint}")));
         }
-        match layout.tier {
-            Tier::A => probes.attach_functions(ebpf, &types, states)?,
-            _ => probes.attach_tracepoints(ebpf, &types, states)?,
+        let kernel = Btf::of_kernel()?;
+        if layout.tier == Tier::A {
+            probes.attach_functions(ebpf, &kernel, &types, states)?;
+        }
+        if layout.tier == Tier::B || functions::preemptible() {
+            probes.attach_tracepoints(ebpf, &kernel, &types, states)?;
+        }
+        let collapse_is_hooked = kernel.function_arguments("collapse_huge_page").is_some();
+        if layout.tier == Tier::B || !collapse_is_hooked {
+            probes.attach_huge(ebpf, &types, states);
         }
         Ok(probes)
     }
@@ -99,33 +107,31 @@ impl LedgerProbes {
     fn attach_functions(
         &mut self,
         ebpf: &mut Ebpf,
+        kernel: &Btf,
         types: &aya::Btf,
         states: &mut Vec<Probe>,
     ) -> Result<(), TierError> {
-        let kernel = Btf::of_kernel()?;
         for role in &functions::ROLES {
-            let programs = functions::attach(role, ebpf, &kernel, types, states)?;
-            self.programs.push(programs);
+            let program = functions::attach(role, ebpf, kernel, types, states)?;
+            self.programs.extend(program);
         }
         let after_end = functions::attach_after_end(ebpf, types, states)?;
-        self.programs.push(vec![after_end]);
-        if kernel.function_arguments("collapse_huge_page").is_none() {
-            self.attach_huge(ebpf, types, states);
-        }
+        self.programs.push(after_end);
         Ok(())
     }
 
     fn attach_tracepoints(
         &mut self,
         ebpf: &mut Ebpf,
+        kernel: &Btf,
         types: &aya::Btf,
         states: &mut Vec<Probe>,
     ) -> Result<(), TierError> {
-        for (name, tracepoint) in names::TRACEPOINTS.into_iter().rev() {
+        let exit = kernel.memory_is_there_at_exit()?.then_some(names::EXIT);
+        for (name, tracepoint) in exit.into_iter().chain(names::FAULTS) {
             self.attach_btf(ebpf, name, tracepoint, types)?;
             states.push(attached(format!("ledger tp_btf:{tracepoint}")));
         }
-        self.attach_huge(ebpf, types, states);
         self.attach_calls(ebpf, names::REMOVAL, "sys_enter", &REMOVALS, states)?;
         self.attach_calls(ebpf, names::ARRIVAL, "sys_exit", &ARRIVALS, states)
     }
@@ -193,7 +199,7 @@ impl LedgerProbes {
     fn keep(&mut self, fd: Result<&ProgramFd, ProgramError>) -> Result<(), TierError> {
         let fd = fd.map_err(TierError::kernel)?;
         self.programs
-            .push(vec![fd.try_clone().map_err(TierError::kernel)?]);
+            .push(fd.try_clone().map_err(TierError::kernel)?);
         Ok(())
     }
 
@@ -202,7 +208,7 @@ impl LedgerProbes {
     pub fn bytes(&self) -> LedgerBytes {
         let state = self.state.copy(size_of::<State>());
         let number = |at: usize| u64::from_ne_bytes(state[at..at + 8].try_into().expect("8 bytes"));
-        let spaces = (number(std::mem::offset_of!(State, generation)) >> 32) as usize;
+        let spaces = number(std::mem::offset_of!(State, spaces)) as usize;
         let chunks = number(std::mem::offset_of!(State, chunks)).min(u64::from(CHUNKS)) as usize;
         LedgerBytes {
             spaces: self
@@ -213,18 +219,17 @@ impl LedgerProbes {
         }
     }
 
-    /// How often programs were skipped, at most, because they were already running on their CPU.
+    /// How often programs were skipped because they were already running on their CPU.
     pub fn recursion_misses(&self) -> u64 {
         self.skipped().iter().map(|(_, times)| times).sum()
     }
 
-    /// The same for each program that was. Of one with copies, only what all of them skipped is
-    /// lost.
+    /// The same for each program that was.
     pub fn skipped(&self) -> Vec<(String, u64)> {
         let statistics = |program: &ProgramFd| statistics(program.as_fd().as_raw_fd()).ok();
         self.programs
             .iter()
-            .filter_map(|copies| copies.iter().filter_map(statistics).min_by_key(|it| it.1))
+            .filter_map(statistics)
             .filter(|(_, times)| *times > 0)
             .collect()
     }

@@ -140,8 +140,8 @@ fn decode_state(bytes: &[u8]) -> State {
     let Some(words) = records::<{ size_of::<State>() / 8 }>(bytes).next() else {
         return State::default();
     };
-    let [first, second, rest @ ..] = words;
-    let ((epoch, growing_in), (generation, spaces)) = (halves(first), halves(second));
+    let [first, spaces, rest @ ..] = words;
+    let (epoch, growing_in) = halves(first);
     let [
         candidate_pages,
         candidate_ns,
@@ -161,7 +161,6 @@ fn decode_state(bytes: &[u8]) -> State {
     State {
         epoch,
         growing_in,
-        generation,
         spaces,
         candidate_pages,
         candidate_ns,

@@ -93,13 +93,21 @@ fn loss(account: &results::Ledger) -> Option<String> {
         (account.pool_full, "copies found no room"),
         (account.spaces_full, "address spaces found no room"),
         (account.unreadable, "page tables could not be read"),
-        (account.recursion_misses, "runs of a probe were skipped"),
     ];
     let mut words: Vec<String> = losses
         .iter()
         .filter(|(count, _)| *count > 0)
         .map(|(count, what)| format!("{count} {what}"))
         .collect();
+    // Where a kernel may skip a probe, another one stands in front of it. What neither saw is missing in the
+    // bits, or too much.
+    let differ = account.missing_bytes + account.extra_bytes;
+    if account.recursion_misses > 0 && differ > 0 {
+        words.push(format!(
+            "{} runs of a probe were skipped, by which {differ} bytes may be missing or too much",
+            account.recursion_misses
+        ));
+    }
     // Counters that lag (before Linux 6.2) know less than the page tables do; that is no loss.
     let lagging = account.missing_bytes == 0 && !statm_is_exact();
     if account.error_bound_bytes > account.highest_bytes / 100 && !lagging {
