@@ -9,7 +9,7 @@ use std::io;
 use aya::{
     Ebpf, EbpfError, EbpfLoader,
     maps::{HashMap, MapData, MapError, PerCpuArray, RingBuf},
-    programs::{ProgramError, TracePoint},
+    programs::{ProgramError, ProgramFd, TracePoint},
 };
 use profiler_ebpf::{counter, ledger_wire, names};
 use serde::{Deserialize, Serialize};
@@ -19,6 +19,7 @@ use super::{
     layout::Layout,
     ledger::{self, LedgerProbes},
     object,
+    skipped::skipped,
     tier::{Tier, TierError},
     tracefs::{self, TracefsError},
 };
@@ -106,6 +107,8 @@ pub struct Probes {
     pub states: Vec<Probe>,
     /// The page ledger, in tiers A and B.
     pub ledger: Option<LedgerProbes>,
+    /// Those that write records, for statistics.
+    programs: Vec<ProgramFd>,
     /// Keeps programs and links alive.
     _ebpf: Ebpf,
 }
@@ -166,27 +169,19 @@ impl Probes {
         let mut states = Vec::new();
         let entries = SYSCALLS.map(|call| ("syscalls", format!("sys_enter_{call}")));
         let exits = SYSCALLS.map(|call| ("syscalls", format!("sys_exit_{call}")));
-        attach_program(
-            &mut ebpf,
-            names::NEWTASK,
-            &[("task", "task_newtask".into())],
-            &mut states,
-        )?;
-        attach_program(
-            &mut ebpf,
-            names::EXEC,
-            &[("sched", "sched_process_exec".into())],
-            &mut states,
-        )?;
-        attach_program(
-            &mut ebpf,
-            names::EXIT,
-            &[("sched", "sched_process_exit".into())],
-            &mut states,
-        )?;
-        // Entries first: an exit without its entry is ignored, an entry without its exit would stay.
-        attach_program(&mut ebpf, names::ENTER_SYSCALL, &entries, &mut states)?;
-        attach_program(&mut ebpf, names::EXIT_SYSCALL, &exits, &mut states)?;
+        let one = |category, name: &str| vec![(category, name.to_owned())];
+        let programs = [
+            (names::NEWTASK, one("task", "task_newtask")),
+            (names::EXEC, one("sched", "sched_process_exec")),
+            (names::EXIT, one("sched", "sched_process_exit")),
+            // Entries first: an exit without its entry is ignored, an entry without its exit would stay.
+            (names::ENTER_SYSCALL, entries.into()),
+            (names::EXIT_SYSCALL, exits.into()),
+        ];
+        let programs = programs
+            .iter()
+            .map(|(name, tracepoints)| attach_program(&mut ebpf, name, tracepoints, &mut states))
+            .collect::<Result<_, _>>()?;
 
         let ledger = layout
             .map(|layout| LedgerProbes::attach(&mut ebpf, layout, &mut states))
@@ -202,6 +197,7 @@ impl Probes {
             counters: PerCpuArray::try_from(take(names::COUNTERS)?)?,
             states,
             ledger,
+            programs,
             _ebpf: ebpf,
         })
     }
@@ -233,6 +229,11 @@ impl Probes {
         }
         Ok(total)
     }
+
+    /// How often a program that writes records was skipped, for a call of any process on the machine.
+    pub fn skipped(&self) -> u64 {
+        skipped(&self.programs).iter().map(|(_, times)| times).sum()
+    }
 }
 
 fn attach_program(
@@ -240,7 +241,7 @@ fn attach_program(
     program: &str,
     tracepoints: &[(&str, String)],
     states: &mut Vec<Probe>,
-) -> Result<(), AttachError> {
+) -> Result<ProgramFd, AttachError> {
     let program: &mut TracePoint = ebpf
         .program_mut(program)
         .and_then(|found| found.try_into().ok())
@@ -258,7 +259,8 @@ fn attach_program(
             reason,
         });
     }
-    Ok(())
+    let fd = program.fd().map_err(program_error)?;
+    fd.try_clone().map_err(|error| kernel_error(&error))
 }
 
 fn load_error(error: EbpfError) -> AttachError {

@@ -8,5 +8,6 @@ pub mod functions;
 pub mod layout;
 pub mod ledger;
 pub mod object;
+mod skipped;
 pub mod tier;
 pub mod tracefs;

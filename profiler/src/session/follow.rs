@@ -520,6 +520,13 @@ impl<'a> Following<'a> {
     fn end(mut self, exit_ns: u64, status: WaitStatus) -> Result<Ended, SessionError> {
         let mut analysis = self.analysis.expect("set before the loop");
         analysis.counts.dropped = self.probes.dropped()?;
+        let skipped = self.probes.skipped();
+        if skipped > 0 && analysis.counts.disagreeing_bytes > 0 {
+            self.warnings.push(format!(
+                "{skipped} runs of a probe were skipped, calls of other programs among them; the region map was \
+                 repaired from /proc/PID/maps"
+            ));
+        }
         let mut leftovers = self
             .group
             .pids()
