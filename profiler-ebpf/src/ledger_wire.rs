@@ -145,6 +145,10 @@ pub mod names {
     pub const BEFORE_RECLAIM: &str = "ledger_before_reclaim";
     /// Before a page is moved, or a huge one split.
     pub const BEFORE_MIGRATION: &str = "ledger_before_migration";
+    /// The two above once more, for kernels that preempt these programs.
+    pub const BEFORE_RECLAIM_AGAIN: &str = "ledger_before_reclaim_2";
+    /// See [`BEFORE_RECLAIM_AGAIN`].
+    pub const BEFORE_MIGRATION_AGAIN: &str = "ledger_before_migration_2";
     /// Before page tables move: from where.
     pub const BEFORE_MOVE_AWAY: &str = "ledger_before_move_away";
     /// Before page tables move: to where.

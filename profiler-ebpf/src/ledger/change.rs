@@ -1,13 +1,11 @@
 //! Something is about to change in an address space: what every hook comes to.
 
-use aya_ebpf::{
-    macros::map,
-    maps::{Array, PerCpuArray},
-};
-use profiler_ebpf::ledger_wire::{CHUNK_BYTES, Space, State};
+use aya_ebpf::{macros::map, maps::PerCpuArray};
+use profiler_ebpf::ledger_wire::{CHUNK_BYTES, SPACES, Space, State};
 
 use super::{
     copy::{copy_before_arrival, copy_one, copy_range, is_copied_at},
+    lock::add,
     maps::{SPACE_OF, space, state},
     peak::{look, pages_above_candidate},
 };
@@ -18,14 +16,14 @@ use super::{
 #[map]
 static DONE: PerCpuArray<u64> = PerCpuArray::with_max_entries(1, 0);
 
-/// Words of [`PERHAPS`].
-const FILTER_WORDS: u32 = 512;
+/// Entries of [`PERHAPS`]: as many as there can be spaces, so that few share one.
+const ENTRIES: usize = SPACES as usize;
 
-/// Which spaces may be followed: one bit each, chosen by its address. Most of a machine's processes are
-/// not, pay at each fault all the same, and have their answer here without a look into a hash map. Bits
-/// stay when a space has ended; a stranger with the same bit is looked up.
-#[map]
-static PERHAPS: Array<u64> = Array::with_max_entries(FILTER_WORDS, 0);
+/// How many followed spaces there are with this hash of their address. Most of a machine's processes are
+/// not followed, pay at each fault all the same, and have their answer here: a global, which takes no look
+/// into a map. (A process often gets the address of one that has just ended, so who has ended must not
+/// count.)
+static mut PERHAPS: [u64; ENTRIES] = [0; ENTRIES];
 
 /// Odd constants (the golden ratio, and two of xxHash) that spread the bits of what they multiply.
 const SPREAD: [u64; 3] = [
@@ -43,27 +41,35 @@ fn word(mm: u64, chunk: u64, epoch: u32) -> u64 {
         ^ u64::from(epoch).wrapping_mul(SPREAD[2])
 }
 
-/// Which word of [`PERHAPS`], and which bit of it.
+/// The entry of [`PERHAPS`] for an address as a number.
 #[inline(always)]
-fn filter_bit(number: u64) -> (u32, u64) {
-    const BITS: u32 = (FILTER_WORDS * 64).trailing_zeros();
-    let bit = number.wrapping_mul(SPREAD[0]) >> (64 - BITS);
-    ((bit / 64) as u32, bit & 63)
+fn entry_of(number: u64) -> *mut u64 {
+    let entry = number.wrapping_mul(SPREAD[0]) >> (64 - ENTRIES.trailing_zeros());
+    // SAFETY: the shift leaves a number below `ENTRIES`.
+    unsafe { (&raw mut PERHAPS).cast::<u64>().add(entry as usize) }
 }
 
+/// False: it is not followed.
 #[inline(always)]
-fn may_be_followed(number: u64) -> bool {
-    let (at, bit) = filter_bit(number);
-    PERHAPS.get(at).is_some_and(|word| word >> bit & 1 != 0)
+fn may_be_followed(mm: u64) -> bool {
+    // SAFETY: an entry of a static; volatile, because other CPUs write it.
+    unsafe { entry_of(as_number(mm)).read_volatile() != 0 }
 }
 
-/// From now on [`may_be_followed`]. Whoever calls this holds [`Lock::Spaces`](super::lock::Lock::Spaces).
+/// Follows a space, if there is room for it. (A page that comes between the two lines is of no candidate.)
 #[inline(always)]
-pub fn mark_followed(mm: u64) {
-    let (at, bit) = filter_bit(as_number(mm));
-    if let Some(word) = PERHAPS.get_ptr_mut(at) {
-        // SAFETY: the entry is never freed, and the lock keeps all other writers out.
-        unsafe { *word |= 1 << bit };
+pub fn follow(mm: u64, index: u32) -> Result<(), i32> {
+    SPACE_OF.insert(mm, index, 0)?;
+    add(entry_of(as_number(mm)), 1);
+    Ok(())
+}
+
+/// Follows a space no more.
+#[inline(always)]
+pub fn forget(mm: u64) {
+    // Only one of two that meet here finds it.
+    if SPACE_OF.remove(mm).is_ok() {
+        add(entry_of(as_number(mm)), u64::MAX);
     }
 }
 
@@ -95,11 +101,15 @@ fn is_of_candidate(space: &Space, state: &State) -> bool {
     space.born_epoch < state.epoch && (space.ended_epoch == 0 || space.ended_epoch == state.epoch)
 }
 
-/// A page is about to come to `address`, by way of a fault: the most frequent change by far.
+/// A page is about to come to `address`, by way of a fault: the most frequent change by far. The first
+/// question is that of all the other processes, the second that of a tree that grows.
 #[inline(always)]
-pub fn before_fault(state: &mut State, mm: u64, address: u64) {
-    let number = as_number(mm);
-    if !may_be_followed(number) {
+pub fn before_fault(mm: u64, address: u64) {
+    if !may_be_followed(mm) {
+        return;
+    }
+    let Some(state) = state() else { return };
+    if !state.copies_changes() {
         return;
     }
     let Some(last) = DONE.get_ptr_mut(0) else {
@@ -108,7 +118,7 @@ pub fn before_fault(state: &mut State, mm: u64, address: u64) {
     // SAFETY: this CPU's own, and a single word.
     let last = unsafe { &mut *last };
     let epoch = state.epoch;
-    let done = word(number, address / CHUNK_BYTES, epoch);
+    let done = word(as_number(mm), address / CHUNK_BYTES, epoch);
     if *last == done {
         return;
     }

@@ -9,23 +9,16 @@
 
 use aya_ebpf::{macros::btf_tracepoint, programs::BtfTracePointContext};
 
-use super::{change::before_fault, lifecycle::current_mm, maps::state};
+use super::{change::before_fault, lifecycle::current_mm};
 
 #[btf_tracepoint]
 pub fn ledger_fault_user(ctx: BtfTracePointContext) -> i32 {
-    fault(ctx.arg(0))
+    before_fault(current_mm(), ctx.arg(0));
+    0
 }
 
 #[btf_tracepoint]
 pub fn ledger_fault_kernel(ctx: BtfTracePointContext) -> i32 {
-    fault(ctx.arg(0))
-}
-
-#[inline(always)]
-fn fault(address: u64) -> i32 {
-    let Some(state) = state() else { return 0 };
-    if state.copies_changes() {
-        before_fault(state, current_mm(), address);
-    }
+    before_fault(current_mm(), ctx.arg(0));
     0
 }

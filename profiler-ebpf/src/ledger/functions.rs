@@ -20,10 +20,10 @@ use aya_ebpf::{
 use profiler_ebpf::ledger_wire::CHUNK_BYTES;
 
 use super::{
-    change::{before_arrival, before_change, before_fault, before_removal, space_of},
+    change::{before_arrival, before_change, before_fault, before_removal, forget, space_of},
     kernel::read,
     lifecycle::mm_of_caller,
-    maps::{SPACE_OF, move_length, move_new, move_old, move_vma, space, state, vma_mm},
+    maps::{move_length, move_new, move_old, move_vma, space, state, vma_mm},
     peak::look,
 };
 
@@ -46,10 +46,7 @@ macro_rules! mm_of {
 /// itself brings as if there had been one (populate, mlock, ptrace, direct I/O).
 #[fentry]
 pub fn ledger_before_fault(ctx: FEntryContext) -> i32 {
-    let Some(state) = state() else { return 0 };
-    if state.copies_changes() {
-        before_fault(state, mm_of!(ctx.arg(0)), ctx.arg(1));
-    }
+    before_fault(mm_of!(ctx.arg(0)), ctx.arg(1));
     0
 }
 
@@ -90,7 +87,7 @@ pub fn ledger_before_end(ctx: FEntryContext) -> i32 {
 pub fn ledger_after_end(ctx: FExitContext) -> i32 {
     let mm = ctx.arg::<*const c_void>(0) as u64;
     if space_of(mm).is_some() {
-        let _ = SPACE_OF.remove(mm);
+        forget(mm);
     }
     0
 }
@@ -107,6 +104,19 @@ pub fn ledger_before_reclaim(ctx: FEntryContext) -> i32 {
 /// function above.
 #[fentry]
 pub fn ledger_before_migration(ctx: FEntryContext) -> i32 {
+    unmap_one(ctx)
+}
+
+/// As [`ledger_before_reclaim`], once more: no tracepoint stands in front of what the kernel does by
+/// itself. While the first one is under way on a CPU for one task, this one runs there for the others.
+#[fentry]
+pub fn ledger_before_reclaim_2(ctx: FEntryContext) -> i32 {
+    unmap_one(ctx)
+}
+
+/// As [`ledger_before_migration`], once more, for the same reason.
+#[fentry]
+pub fn ledger_before_migration_2(ctx: FEntryContext) -> i32 {
     unmap_one(ctx)
 }
 

@@ -14,13 +14,10 @@ use aya_ebpf::{
 };
 
 use super::{
-    change::{before_removal, mark_followed, space_of},
+    change::{before_removal, follow, forget, space_of},
     kernel::{read, read_int},
     lock::{self, Lock},
-    maps::{
-        SPACE_OF, end_is_hooked, mm_pgd, mm_start_stack, space, state, task_mm, task_tgid,
-        top_shift,
-    },
+    maps::{end_is_hooked, mm_pgd, mm_start_stack, space, state, task_mm, task_tgid, top_shift},
     peak::look,
 };
 use crate::maps::FOLLOWED;
@@ -96,11 +93,10 @@ fn enter(state: &mut State, mm: u64, tgid: u32) {
     space.users = 1;
     space.born_epoch = state.epoch;
     space.ended_epoch = 0;
-    if SPACE_OF.insert(mm, index, 0).is_err() {
+    if follow(mm, index).is_err() {
         state.spaces_full += 1;
         return;
     }
-    mark_followed(mm);
     state.spaces = u64::from(index) + 1;
 }
 
@@ -120,7 +116,7 @@ fn leave(index: u32, mm: u64) {
     }
     space.users = 0;
     space.ended_epoch = state.epoch;
-    let _ = SPACE_OF.remove(mm);
+    forget(mm);
 }
 
 /// Before the last process leaves: may be the peak, and everything is about to go.

@@ -67,7 +67,7 @@ fn version(release: &str) -> Option<(u32, u32)> {
 const FAULT: &str = "handle_mm_fault";
 
 /// All of them; checked on 5.10, 6.1, 6.12, 6.18 and 7.2.
-pub const ROLES: [Role; 11] = [
+pub const ROLES: [Role; 13] = [
     Role {
         what: "the end of an address space",
         required: true,
@@ -111,6 +111,21 @@ pub const ROLES: [Role; 11] = [
         what: "huge pages that are split",
         required: false,
         ways: &[way(names::BEFORE_MIGRATION, "try_to_migrate_one", 4..=4)],
+    },
+    // Where these two are skipped (`preemptible`), nobody else has seen it, unless a second program did.
+    Role {
+        what: "pages that the kernel takes back, where the first probe is skipped,",
+        required: false,
+        ways: &[way(names::BEFORE_RECLAIM_AGAIN, "try_to_unmap_one", 4..=4)],
+    },
+    Role {
+        what: "huge pages that are split, where the first probe is skipped,",
+        required: false,
+        ways: &[way(
+            names::BEFORE_MIGRATION_AGAIN,
+            "try_to_migrate_one",
+            4..=4,
+        )],
     },
     Role {
         what: "huge pages made of small ones",

@@ -95,11 +95,12 @@ impl LedgerProbes {
         if layout.tier == Tier::A {
             probes.attach_functions(ebpf, &kernel, &types, states)?;
         }
-        if layout.tier == Tier::B || functions::preemptible() {
+        let tracepoints = layout.tier == Tier::B || functions::preemptible();
+        if tracepoints {
             probes.attach_tracepoints(ebpf, &kernel, &types, states)?;
         }
         let collapse_is_hooked = kernel.function_arguments("collapse_huge_page").is_some();
-        if layout.tier == Tier::B || !collapse_is_hooked {
+        if tracepoints || !collapse_is_hooked {
             probes.attach_huge(ebpf, &types, states);
         }
         Ok(probes)
