@@ -6,9 +6,10 @@
 //! a file that is truncated, reclaim, `ptrace`.
 //!
 //! Since Linux 6.13 kernels preempt these programs, and skip one on a CPU where it is under way for another
-//! task (`prog->active`, kernel/bpf/trampoline.c). There, tier B's tracepoints stand in front of them:
-//! those run without preemption (include/linux/tracepoint.h), see what a program does itself, and copy it
-//! first. What is skipped here has then been done, unless the kernel did it by itself.
+//! task (`prog->active`, kernel/bpf/trampoline.c). There, tier B's tracepoints stand in front of them, see
+//! what a program does itself, and copy it first: those of page faults and of exit run without preemption
+//! (include/linux/tracepoint.h), those of system calls did so up to 6.18 and not in 7.2. What is skipped
+//! here has then been done, unless the kernel did it by itself.
 
 use core::ffi::c_void;
 
