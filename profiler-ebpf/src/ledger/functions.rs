@@ -23,7 +23,7 @@ use profiler_ebpf::ledger_wire::CHUNK_BYTES;
 use super::{
     change::{before_arrival, before_change, before_fault, before_removal, forget, space_of},
     kernel::read,
-    lifecycle::mm_of_caller,
+    lifecycle::{end, mm_of_caller},
     maps::{move_length, move_new, move_old, move_vma, space, state, vma_mm},
     peak::look,
 };
@@ -76,8 +76,7 @@ pub fn ledger_before_end(ctx: FEntryContext) -> i32 {
     if let Some(index) = space_of(mm) {
         look();
         if let (Some(state), Some(space)) = (state(), space(index)) {
-            space.users = 0;
-            space.ended_epoch = state.epoch;
+            end(space, state);
         }
     }
     0

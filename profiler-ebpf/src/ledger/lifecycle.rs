@@ -21,7 +21,7 @@ use super::{
     peak::look,
 };
 use crate::maps::FOLLOWED;
-use profiler_ebpf::ledger_wire::State;
+use profiler_ebpf::ledger_wire::{Space, State};
 
 /// `include/uapi/linux/sched.h`
 const CLONE_VM: u64 = 0x0000_0100;
@@ -85,6 +85,13 @@ fn enter(state: &mut State, mm: u64, tgid: u32) {
         state.spaces_full += 1;
         return;
     };
+    // Whoever had this address before has ended, even if the program that tells of it was skipped.
+    if let Some(old) = space_of(mm) {
+        if let Some(old) = super::maps::space(old) {
+            end(old, state);
+        }
+        forget(mm);
+    }
     let pgd = read(mm.wrapping_add(mm_pgd()));
     space.mm = mm;
     space.pgd = pgd.unwrap_or(0);
@@ -100,8 +107,8 @@ fn enter(state: &mut State, mm: u64, tgid: u32) {
     state.spaces = u64::from(index) + 1;
 }
 
-/// One process less in this space; the last one takes the memory with it, unless somebody else still
-/// holds it, which only `exit_mmap` knows.
+/// One process less in this space; the last one takes the memory with it. (If somebody else still holds
+/// it, it goes later, with `exit_mmap`.)
 #[inline(always)]
 fn leave(index: u32, mm: u64) {
     let (Some(state), Some(space)) = (state(), space(index)) else {
@@ -111,12 +118,19 @@ fn leave(index: u32, mm: u64) {
         space.users -= 1;
         return;
     }
-    if end_is_hooked() != 0 {
-        return;
+    end(space, state);
+    if end_is_hooked() == 0 {
+        forget(mm);
     }
-    space.users = 0;
-    space.ended_epoch = state.epoch;
-    forget(mm);
+}
+
+/// In no candidate from now on it counts.
+#[inline(always)]
+pub fn end(space: &mut Space, state: &State) {
+    if space.users != 0 {
+        space.users = 0;
+        space.ended_epoch = state.epoch;
+    }
 }
 
 /// Before the last process leaves: may be the peak, and everything is about to go.
@@ -159,7 +173,7 @@ pub fn ledger_newtask(ctx: BtfTracePointContext) -> i32 {
 pub fn ledger_exec(_ctx: BtfTracePointContext) -> i32 {
     let tgid = (bpf_get_current_pid_tgid() >> 32) as u32;
     let mm = mm_of_caller();
-    if FOLLOWED.get_ptr(tgid).is_none() || space_of(mm).is_some() {
+    if FOLLOWED.get_ptr(tgid).is_none() {
         return 0;
     }
     // SAFETY: the value is copied at once.
