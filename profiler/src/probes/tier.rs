@@ -17,16 +17,8 @@ pub enum Tier {
 }
 
 impl Tier {
-    /// Those that keep a page ledger, the one to try first in front. Tier A sees more, but a kernel that
-    /// preempts eBPF programs skips some of its hooks (counted in `recursion_misses`; seen on Debian's 6.18
-    /// and 7.2). Tracepoints run without preemption, so there tier B comes first.
-    pub fn with_ledger() -> [Tier; 2] {
-        if super::functions::preemptible() {
-            [Tier::B, Tier::A]
-        } else {
-            [Tier::A, Tier::B]
-        }
-    }
+    /// Those that keep a page ledger, the one to try first in front.
+    pub const WITH_LEDGER: [Tier; 2] = [Tier::A, Tier::B];
 
     /// `"A"`, `"B"` or `"C"`, as in the results.
     pub fn name(self) -> &'static str {

@@ -18,7 +18,7 @@ mod timeline;
 use std::{
     ffi::OsString,
     fs::File,
-    io::BufWriter,
+    io::{BufWriter, Write},
     path::PathBuf,
     time::{Duration, SystemTime},
 };
@@ -155,7 +155,7 @@ fn attach(wish: Option<Tier>, refused: &mut Vec<RefusedTier>) -> Result<Probes, 
     if let Some(tier) = wish {
         return Probes::attach_tier(RING_BYTES, tier);
     }
-    for tier in Tier::with_ledger() {
+    for tier in Tier::WITH_LEDGER {
         match Probes::attach_tier(RING_BYTES, tier) {
             Err(AttachError::Tier(error)) => refused.push(RefusedTier {
                 tier: tier.name().into(),
@@ -192,7 +192,14 @@ fn target(job: &Job) -> Target {
 
 fn record(event_log: &mut EventLog, entry: &Entry<Frozen>) -> Result<(), anyhow::Error> {
     match event_log {
-        Some(file) => log::write(file, entry).context("cannot write the event log"),
+        Some(file) => {
+            log::write(file, entry).context("cannot write the event log")?;
+            // A snapshot is rare, and ends what came before it: so much can be read while we run.
+            match entry {
+                Entry::Snapshot(_) => file.flush().context("cannot write the event log"),
+                _ => Ok(()),
+            }
+        }
         None => Ok(()),
     }
 }

@@ -6,11 +6,13 @@ use std::{
     os::unix::process::CommandExt,
     path::{Path, PathBuf},
     process::{Child, ChildStdout, Command, Stdio},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use profiler::{
     classify::Leaf,
+    events::log::{self, Entry},
+    residency::Snapshot,
     results::{Peak, Region, Results, Run},
     units::PAGE,
 };
@@ -18,11 +20,8 @@ use tempfile::TempDir;
 
 use crate::fixtures::{Told, build, told_by};
 
-/// How long a fixture stands still before its input ends.
-///
-/// Nothing tells a target that it has been scanned (that is the point of a profiler), so this is a
-/// time: ten times the 100 ms after which RSS that does not grow is scanned, see `peak`.
-const PLATEAU: Duration = Duration::from_secs(1);
+/// How long the profiler may take to scan a fixture that stands still: 100 ms here, see `peak`.
+const LONG: Duration = Duration::from_secs(120);
 
 /// The profiler with its arguments up to the command: by scans, so that what it says is of the plateau
 /// that the tests look at. (The exact peak may be a page higher: a program that ends touches more.)
@@ -65,7 +64,11 @@ impl Profiling {
     /// Profiles a command that starts so many fixtures, and waits until they stand still.
     pub fn start(fixtures: usize, command: &[&str]) -> Profiling {
         let folder = tempfile::tempdir().expect("a folder for the result");
-        let mut profiler = profiler(&folder.path().join("result.json"))
+        let mut profiler = profiler_with(
+            &["--tier", "C", "--event-log", &log_in(&folder)],
+            &folder.path().join("result.json"),
+        );
+        let mut profiler = profiler
             .args(command)
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
@@ -94,10 +97,37 @@ impl Profiling {
         self.folder.path().join("result.json")
     }
 
+    /// Waits until the profiler has scanned the fixtures as they stand, which its log of events tells: the
+    /// target itself cannot know.
+    fn wait_for_scan_of(&self, rss_bytes: u64) {
+        let deadline = Instant::now() + LONG;
+        let scanned = |entry: &Entry<Snapshot>| match entry {
+            Entry::Snapshot(snapshot) => snapshot.processes.iter().map(|it| it.rss_bytes).sum(),
+            _ => 0,
+        };
+        loop {
+            let log = fs::read(log_in(&self.folder)).expect("the profiler writes it");
+            // The last line may not be whole yet.
+            let whole = log
+                .iter()
+                .rposition(|&byte| byte == b'\n')
+                .map_or(0, |end| end + 1);
+            let entries = log::read(&log[..whole]).expect("whole lines");
+            if entries.iter().any(|entry| scanned(entry) == rss_bytes) {
+                return;
+            }
+            assert!(
+                Instant::now() < deadline,
+                "never scanned: {rss_bytes} bytes, the kernel's count at the plateau"
+            );
+            std::thread::sleep(Duration::from_millis(50));
+        }
+    }
+
     /// Ends the fixtures and gives the result. `tgids` are the processes of the tree at its peak.
     pub fn finish(mut self, tgids: &[u32]) -> Profiled {
-        std::thread::sleep(PLATEAU);
         let rss_bytes: u64 = tgids.iter().map(|&tgid| rss_bytes(tgid)).sum();
+        self.wait_for_scan_of(rss_bytes);
         let rss_of_told = self
             .told
             .iter()
@@ -124,6 +154,11 @@ impl Profiling {
             smaps: rss_of_told,
         }
     }
+}
+
+fn log_in(folder: &TempDir) -> String {
+    let path = folder.path().join("events.jsonl");
+    path.to_str().expect("UTF-8").to_owned()
 }
 
 /// A finished run.
