@@ -14,14 +14,14 @@ use profiler::{
     charts,
     results::{
         Run, SCHEMA_VERSION,
-        accuracy::{Accuracy, Comparison},
+        accuracy::{Accuracy, Comparison, Unit},
         store,
     },
     session::{
         host,
         job::{Contract, Job},
     },
-    units::{human, thousands},
+    units::thousands,
 };
 
 use crate::{
@@ -34,14 +34,14 @@ use crate::{
 /// The options of `cargo xtask accuracy`.
 #[derive(Debug, clap::Args)]
 pub struct Options {
-    /// Number of concurrent tasks
+    /// Number of concurrent tasks; of kernel threads, at most 10,000
     #[arg(long, value_name = "N", default_value_t = 100_000)]
     tasks: u64,
     /// Only these programs, with commas between them
     #[arg(long, value_delimiter = ',', value_name = "NAMES")]
     programs: Vec<String>,
     /// How long each task waits
-    #[arg(long, value_name = "SECONDS", default_value_t = 8.0)]
+    #[arg(long, value_name = "SECONDS", default_value_t = 12.0)]
     seconds: f64,
     /// Where accuracy.json and the chart go
     #[arg(long, value_name = "DIR", default_value = "plots/latest")]
@@ -49,6 +49,30 @@ pub struct Options {
     /// Install on the system what cannot be had otherwise
     #[arg(long)]
     install: bool,
+}
+
+impl Options {
+    /// What `cargo xtask test` verifies.
+    pub fn of_tests() -> Options {
+        Options {
+            tasks: 10_000,
+            programs: Vec::new(),
+            seconds: 6.0,
+            output: "target/accuracy".into(),
+            install: false,
+        }
+    }
+}
+
+/// Threads of the kernel are verified at no more than this: more need raised limits.
+const MOST_THREADS: u64 = 10_000;
+
+/// N for this program.
+fn tasks(program: &Program, options: &Options) -> u64 {
+    match program.threads_per_task {
+        0 => options.tasks,
+        _ => options.tasks.min(MOST_THREADS),
+    }
 }
 
 /// Runs the programs, prints both sides, and fails when one is past its limit.
@@ -86,9 +110,9 @@ pub fn run(options: &Options, root: &Path) -> Result<()> {
             Ok(None) => bail!("interrupted"),
             Ok(Some((run, host))) => {
                 accuracy.host = *host;
-                compare(program, options.tasks, Ok(&run))
+                compare(program, tasks(program, options), Ok(&run))
             }
-            Err(error) => compare(program, options.tasks, Err(&format!("{error:#}"))),
+            Err(error) => compare(program, tasks(program, options), Err(&format!("{error:#}"))),
         };
         accuracy.comparisons.extend(rows);
         let text = serde_json::to_vec_pretty(&accuracy)?;
@@ -121,7 +145,7 @@ fn verify(
     profiler: &Profiler,
 ) -> Result<Verified> {
     let contract = Contract {
-        tasks: options.tasks,
+        tasks: tasks(program, options),
         seconds: options.seconds,
     };
     let job = Job {
@@ -158,9 +182,14 @@ fn compare(program: &Program, tasks: u64, run: Result<&Run, &str>) -> Vec<Compar
             version: run.map(|run| run.version.clone()).unwrap_or_default(),
             tasks,
             what: wanted.what.clone(),
-            ours_bytes: figures.as_ref().ok().map(|(ours, _)| *ours),
-            theirs_bytes: figures.as_ref().ok().map(|(_, theirs)| *theirs),
+            unit: match wanted.ours.iter().all(|name| name.ends_with("_bytes")) {
+                true => Unit::Bytes,
+                false => Unit::Number,
+            },
+            ours: figures.as_ref().ok().map(|(ours, _)| *ours),
+            theirs: figures.as_ref().ok().map(|(_, theirs)| *theirs),
             limit_percent: wanted.limit_percent,
+            limit_bytes: wanted.limit_bytes,
             adapters_seconds: books.as_ref().ok().map(|books| books.seconds),
             reason: figures.err(),
         }
@@ -221,21 +250,21 @@ fn sum(books: &BTreeMap<String, u64>, names: &[String]) -> Result<u64, String> {
 
 fn table(rows: &[Comparison]) -> String {
     let mut text = format!(
-        "{:<22} {:>9}  {:<38} {:>10} {:>10} {:>9} {:>7} {:>9}\n",
+        "{:<22} {:>9}  {:<38} {:>10} {:>10} {:>9} {:>16} {:>9}\n",
         "program", "tasks", "figure", "ours", "theirs", "apart", "limit", "adapters"
     );
     for row in rows {
-        let bytes = |bytes: Option<u64>| bytes.map_or("-".into(), human);
+        let figure = |figure: Option<u64>| figure.map_or("-".into(), |figure| row.shown(figure));
         text += &format!(
-            "{:<22} {:>9}  {:<38} {:>10} {:>10} {:>9} {:>7} {:>9} {}\n",
+            "{:<22} {:>9}  {:<38} {:>10} {:>10} {:>9} {:>16} {:>9} {}\n",
             row.label,
             thousands(row.tasks),
             row.what,
-            bytes(row.ours_bytes),
-            bytes(row.theirs_bytes),
+            figure(row.ours),
+            figure(row.theirs),
             row.difference_percent()
                 .map_or("-".into(), |percent| format!("{percent:+.3} %")),
-            format!("{} %", row.limit_percent),
+            row.limit(),
             row.adapters_seconds
                 .map_or("-".into(), |seconds| format!("{:.0} ms", seconds * 1e3)),
             match (&row.reason, row.holds()) {

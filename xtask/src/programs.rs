@@ -100,6 +100,9 @@ pub struct Comparison {
     pub theirs: Vec<String>,
     /// How far apart they may be, in percent of theirs.
     pub limit_percent: f64,
+    /// Or in bytes, where making the books takes memory itself.
+    #[serde(default)]
+    pub limit_bytes: u64,
 }
 
 /// One name and number of the version that results carry.

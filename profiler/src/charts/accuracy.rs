@@ -4,7 +4,6 @@ use plotters::style::RGBColor;
 use plotters::style::text_anchor::HPos;
 
 use crate::results::accuracy::{Accuracy, Comparison};
-use crate::units::human;
 
 use super::drawing::{self, Area, Block, Drawn, Figure, Fill, Space};
 use super::frame::{self, Heading, Legend, counted};
@@ -92,16 +91,14 @@ impl<'a> Rows<'a> {
         }
     }
 
-    /// Pixels for so many bytes. The longest bar leaves room for any row's words.
-    fn pixels(&self, bytes: u64) -> i32 {
+    /// Pixels for a figure of a row, on the scale of its unit. The longest bar leaves room for any row's words.
+    fn pixels(&self, row: &Comparison, figure: u64) -> i32 {
         let words = self.rows.iter().map(|row| SMALL.width(&verdict(row)));
         let room = style::WIDTH - MARGIN - self.left - GAP - words.max().unwrap_or(0);
-        let longest = self
-            .rows
-            .iter()
-            .flat_map(|it| [it.ours_bytes, it.theirs_bytes]);
-        let longest = longest.flatten().max().unwrap_or(1).max(1);
-        (bytes as f64 / longest as f64 * f64::from(room.max(100))).round() as i32
+        let alike = self.rows.iter().filter(|other| other.unit == row.unit);
+        let longest = alike.flat_map(|it| [it.ours, it.theirs]).flatten().max();
+        let share = figure as f64 / longest.unwrap_or(1).max(1) as f64;
+        (share * f64::from(room.max(100))).round() as i32
     }
 }
 
@@ -109,13 +106,13 @@ impl<'a> Rows<'a> {
 fn verdict(row: &Comparison) -> String {
     match (row.difference_percent(), &row.reason) {
         (Some(percent), _) => format!(
-            "{} apart, limit {} %",
+            "{} apart, limit {}",
             match percent.abs() {
                 0.0 => "0 bytes".to_owned(),
                 small if small < 0.005 => "less than 0.01 %".to_owned(),
                 percent => format!("{percent:.2} %"),
             },
-            row.limit_percent
+            row.limit()
         ),
         (None, reason) => reason
             .clone()
@@ -136,21 +133,18 @@ impl Block for Rows<'_> {
             drawing::text(area, (name, middle - 6), HPos::Right, &NAME, &label)?;
             let what = SMALL.shorten(&row.what, NAME_ROOM);
             drawing::text(area, (name, middle + 24), HPos::Right, &SMALL, &what)?;
-            let bars = [
-                (row.ours_bytes, OURS, middle - BAR),
-                (row.theirs_bytes, THEIRS, middle),
-            ];
+            let bars = [(row.ours, OURS, middle - BAR), (row.theirs, THEIRS, middle)];
             let mut end = self.left;
             for (bytes, colour, top) in bars {
                 let Some(bytes) = bytes else { continue };
-                let right = self.left + self.pixels(bytes).max(2);
+                let right = self.left + self.pixels(row, bytes).max(2);
                 let corners = [(self.left, top), (right, top + BAR)];
                 drawing::rectangle(area, corners, Fill::Plain(colour))?;
                 end = end.max(right);
             }
             let x = end + GAP;
-            if let Some(bytes) = row.ours_bytes.or(row.theirs_bytes) {
-                drawing::text(area, (x, middle - 6), HPos::Left, &NAME, &human(bytes))?;
+            if let Some(bytes) = row.ours.or(row.theirs) {
+                drawing::text(area, (x, middle - 6), HPos::Left, &NAME, &row.shown(bytes))?;
             }
             let colour = if row.holds() { GREY } else { FAILURE };
             let room = style::WIDTH - MARGIN - x;
