@@ -68,7 +68,10 @@ pub fn divide(target: &Target, into: &mut DivisionBuilder) -> Result<Option<Book
     if target.runtime != Runtime::Dotnet {
         return Ok(None);
     }
-    let Some(found) = elf::addresses(target.process, LIBRARY, &[TABLE, FREE_OBJECT])? else {
+    let Some(found) = elf::addresses(target.process, LIBRARY, |name| {
+        [TABLE, FREE_OBJECT].contains(&name)
+    })?
+    else {
         return Ok(None);
     };
     let address = |name: &str| {

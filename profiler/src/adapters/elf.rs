@@ -12,12 +12,12 @@ use crate::{
     units::page_floor,
 };
 
-/// Addresses of those of `names` that a library of this file name defines, exported or not. `None`: the
-/// process has not mapped it.
+/// Addresses of the wanted symbols that a library of this file name defines, exported or not, by name.
+/// `None`: the process has not mapped it.
 pub fn addresses(
     process: &ProcessSnapshot,
     library: &str,
-    names: &[&str],
+    wanted: impl Fn(&str) -> bool,
 ) -> Result<Option<HashMap<String, u64>>, Refusal> {
     let mapped = process.vmas.iter().find(|vma| {
         let name = vma.name.as_deref().unwrap_or_default();
@@ -40,14 +40,14 @@ pub fn addresses(
         .chain(elf.dynamic_symbols())
         .filter(|symbol| symbol.is_definition())
         .filter_map(|symbol| Some((symbol.name().ok()?, symbol.address())))
-        .filter(|(name, _)| names.contains(name))
+        .filter(|(name, _)| wanted(name))
         .map(|(name, address)| (name.to_owned(), address.wrapping_add(bias)))
         .collect();
     Ok(Some(found))
 }
 
 /// The mapped file, as the process sees it; `None` when another one has its name by now.
-fn open(tgid: u32, vma: &Vma) -> Option<File> {
+pub fn open(tgid: u32, vma: &Vma) -> Option<File> {
     let path = format!("/proc/{tgid}/root{}", vma.name.as_deref()?);
     let file = File::open(path).ok()?;
     (file.metadata().ok()?.ino() == vma.inode).then_some(file)
@@ -61,7 +61,7 @@ mod tests {
     #[test]
     fn a_function_of_our_c_library_is_where_the_linker_put_it() {
         let process = glance(std::process::id(), detect()).expect("we are alive");
-        let found = addresses(&process, "libc.so.6", &["getppid", "no such function"])
+        let found = addresses(&process, "libc.so.6", |name| name == "getppid")
             .expect("it is an ELF file")
             .expect("we have mapped it");
         assert_eq!(
@@ -74,6 +74,6 @@ mod tests {
     #[test]
     fn a_library_that_is_not_mapped_has_no_addresses() {
         let process = glance(std::process::id(), detect()).expect("we are alive");
-        assert_eq!(addresses(&process, "libnone.so", &["x"]), Ok(None));
+        assert_eq!(addresses(&process, "libnone.so", |_| true), Ok(None));
     }
 }

@@ -10,17 +10,12 @@ use std::{
     collections::{HashMap, hash_map::Entry},
     fs::File,
     ops::Range,
-    os::unix::fs::{FileExt, MetadataExt},
-};
-
-use object::{
-    Object, ObjectSegment, ObjectSymbol,
-    read::{ReadCache, elf::ElfFile64},
+    os::unix::fs::FileExt,
 };
 
 use crate::{
     adapters::{
-        Refusal,
+        Refusal, elf,
         memory::{Memory, Unreadable},
     },
     classify::runtime::file_name,
@@ -64,7 +59,7 @@ impl<'a> View<'a> {
             Some(Mapped {
                 range: vma.start..vma.end,
                 offset: vma.offset,
-                file: open(process.tgid, vma)?,
+                file: elf::open(process.tgid, vma)?,
             })
         };
         View {
@@ -181,43 +176,12 @@ const LONGEST_NAME: usize = 512;
 /// Entries of the longest table that is believed. JDK 17 has 792, JDK 25 has 588.
 const LONGEST_TABLE: u64 = 20_000;
 
-/// Opens the file that is mapped here, if it still is there under its name.
-fn open(tgid: u32, vma: &Vma) -> Option<File> {
-    let path = format!("/proc/{tgid}/root{}", vma.name.as_deref()?);
-    let file = File::open(path).ok()?;
-    (file.metadata().ok()?.ino() == vma.inode).then_some(file)
-}
-
 /// Addresses of the variables that libjvm exports, by name.
 pub type Exports = HashMap<String, u64>;
 
 /// Reads them from the symbol table of the library's file. `None`: the process has no libjvm.
 pub fn exports(process: &ProcessSnapshot) -> Result<Option<Exports>, Refusal> {
-    let library = process.vmas.iter().find(|vma| {
-        let name = vma.name.as_deref().unwrap_or_default();
-        vma.offset == 0 && file_name(name) == LIBRARY
-    });
-    let Some(vma) = library else {
-        return Ok(None);
-    };
-    let name = vma.name.as_deref().unwrap_or_default();
-    let unreadable = |why: &str| Refusal(format!("{name} {why}"));
-    let file = open(process.tgid, vma).ok_or_else(|| unreadable("is not the file it was"))?;
-    let cache = ReadCache::new(file);
-    let elf: ElfFile64<object::Endianness, &ReadCache<File>> =
-        ElfFile64::parse(&cache).map_err(|error| unreadable(&error.to_string()))?;
-    // The mapping at offset 0 is that of the first segment.
-    let first = elf.segments().find(|it| it.file_range().0 == 0);
-    let first = first.ok_or_else(|| unreadable("has no segment at its start"))?;
-    let bias = vma.start.wrapping_sub(first.address());
-    let exported = elf
-        .dynamic_symbols()
-        .filter(|symbol| symbol.is_definition())
-        .filter_map(|symbol| Some((symbol.name().ok()?.to_owned(), symbol.address())))
-        .filter(|(name, _)| name.starts_with("gHotSpotVM"))
-        .map(|(name, address)| (name, address.wrapping_add(bias)))
-        .collect();
-    Ok(Some(exported))
+    elf::addresses(process, LIBRARY, |name| name.starts_with("gHotSpotVM"))
 }
 
 /// The tables. Names are those of HotSpot's source.
