@@ -19,10 +19,7 @@
 //! stripped: their heap stays undivided.
 
 use super::{Books, Refusal, Target, elf, memory::Memory};
-use crate::{
-    classify::{Leaf, division::DivisionBuilder, runtime::Runtime},
-    units::PAGE,
-};
+use crate::classify::{Leaf, division::DivisionBuilder, runtime::Runtime};
 
 const LIBRARY: &str = "libcoreclr.so";
 const TABLE: &str = "g_gc_dac_vars";
@@ -124,7 +121,7 @@ impl Heap {
                 "interface {version} of the collector is not known; {INTERFACE} is"
             )));
         }
-        let variable = |place: u64| memory.u64(table + VARIABLES + 8 * place);
+        let variable = |place: u64| memory.u64(table.wrapping_add(VARIABLES + 8 * place));
         if memory.u32(variable(variable::INVALID)?)? != 0 {
             return Err(Refusal("in the middle of a collection".into()));
         }
@@ -133,7 +130,7 @@ impl Heap {
                 "the server collector runs, only workstation's is known".into(),
             ));
         }
-        let generation_bytes = memory.u64(table + GENERATION_SIZE)?;
+        let generation_bytes = memory.u64(table.wrapping_add(GENERATION_SIZE))?;
         let highest = u64::from(memory.u32(variable(variable::HIGHEST_GENERATION)?)?);
         if highest != 2 || !(START_SEGMENT + 8..4096).contains(&generation_bytes) {
             return Err(Refusal(format!(
@@ -146,15 +143,16 @@ impl Heap {
         let mut segments = Vec::new();
         // Small objects of all generations, then the large ones.
         for generation in [highest, highest + 1] {
-            let mut at = memory.u64(generations + generation * generation_bytes + START_SEGMENT)?;
+            let mut at = memory
+                .u64(generations.wrapping_add(generation * generation_bytes + START_SEGMENT))?;
             while at != 0 {
                 let segment = Segment {
-                    mem: memory.u64(at + segment::MEM)?,
+                    mem: memory.u64(at.wrapping_add(segment::MEM))?,
                     allocated: match at == ephemeral {
                         true => ephemeral_end,
-                        false => memory.u64(at + segment::ALLOCATED)?,
+                        false => memory.u64(at.wrapping_add(segment::ALLOCATED))?,
                     },
-                    committed: memory.u64(at + segment::COMMITTED)?,
+                    committed: memory.u64(at.wrapping_add(segment::COMMITTED))?,
                 };
                 let in_order = at < segment.mem
                     && segment.mem <= segment.allocated
@@ -163,7 +161,7 @@ impl Heap {
                     return Err(Refusal(format!("there is no sound segment at {at:#x}")));
                 }
                 segments.push(segment);
-                at = memory.u64(at + segment::NEXT)?;
+                at = memory.u64(at.wrapping_add(segment::NEXT))?;
             }
         }
         Ok(Heap {
@@ -175,7 +173,9 @@ impl Heap {
     fn divide(&self, memory: &Memory, into: &mut DivisionBuilder) -> Result<Tally, Refusal> {
         let mut tally = Tally::default();
         for segment in &self.segments {
-            tally.committed += segment.committed - segment.mem;
+            tally.committed = tally
+                .committed
+                .saturating_add(segment.committed - segment.mem);
             self.walk(memory, segment, into, &mut tally)?;
             into.add(segment.allocated..segment.committed, Leaf::HeapFree);
         }
@@ -199,9 +199,11 @@ impl Heap {
                 Ok(word) => word,
                 // Zeros that nobody has touched yet.
                 Err(_) => {
-                    let next = (at / PAGE + 1) * PAGE;
-                    tally.allocating += next.min(segment.allocated) - at;
-                    at = next;
+                    let there = memory.resident(at, segment.allocated).next();
+                    // This page is not, or the one that the word reaches into.
+                    let next = there.map_or(segment.allocated, |range| range.start.max(at + 1));
+                    tally.allocating = tally.allocating.saturating_add(next - at);
+                    at = next.next_multiple_of(ALIGNMENT).min(segment.allocated);
                     continue;
                 }
             };
@@ -219,7 +221,7 @@ impl Heap {
                 let flags = memory.u32(table).map_err(|_| bad("has no method table"))?;
                 let base = u64::from(
                     memory
-                        .u32(table + 4)
+                        .u32(table.wrapping_add(4))
                         .map_err(|_| bad("has no method table"))?,
                 );
                 let element = match flags & HAS_ELEMENTS {
@@ -231,7 +233,7 @@ impl Heap {
             let (_, base, element) = last;
             let elements = match element {
                 0 => 0,
-                _ => u64::from(memory.u32(at + 8)?),
+                _ => u64::from(memory.u32(at.wrapping_add(8))?),
             };
             let size = (base + element * elements).next_multiple_of(ALIGNMENT);
             if !(SMALLEST..=LARGEST).contains(&size) || size > segment.allocated - at {

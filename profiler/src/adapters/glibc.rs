@@ -174,6 +174,9 @@ fn heaps(target: &Target) -> Result<Vec<Heap>, Refusal> {
         }
         let first = arena - info == base;
         let header = info + if first { STATE_BYTES } else { 0 };
+        if size < header + SMALLEST {
+            return Err(Refusal(format!("the heap at {base:#x} has no room")));
+        }
         heaps.push(Heap {
             start: (base + header).next_multiple_of(ALIGNMENT),
             end: base + size,
@@ -189,7 +192,6 @@ fn walk(memory: &Memory, heap: &Heap, chunks: &mut Vec<Chunk>) -> Result<Option<
     let mut head = memory.u64(at + 8)?;
     loop {
         let size = head & !FLAGS;
-        let next = at + size;
         if size == heap.end - at {
             chunks.push(Chunk {
                 at,
@@ -203,6 +205,7 @@ fn walk(memory: &Memory, heap: &Heap, chunks: &mut Vec<Chunk>) -> Result<Option<
                 "the chunk at {at:#x} cannot be {size} bytes long; not glibc's malloc, or in the middle of a call"
             )));
         }
+        let next = at + size;
         let next_head = memory.u64(next + 8)?;
         chunks.push(Chunk {
             at,
@@ -287,13 +290,14 @@ fn fast_chunks(
         for bin in 0..FASTBINS {
             let mut at = target.memory.u64(state + STATE_FASTBINS + 8 * bin)?;
             while at != 0 {
-                let size = target.memory.u64(at + 8)? & !FLAGS;
+                let size = target.memory.u64(at.wrapping_add(8))? & !FLAGS;
                 if size != SMALLEST + ALIGNMENT * bin || !fast.insert(at) {
                     return Err(Refusal(format!(
                         "the list of fast chunks at {state:#x} leads to {at:#x}, which is no chunk of it"
                     )));
                 }
-                at = target.memory.u64(at + 16)? ^ ((at + 16) >> 12);
+                let data = at.wrapping_add(16);
+                at = target.memory.u64(data)? ^ (data >> 12);
             }
         }
     }

@@ -1,6 +1,7 @@
 //! A literal heap of the collector: two segments and a few objects.
 
 use super::*;
+use crate::units::PAGE;
 use crate::{adapters::memory::fake::Fake, classify::division::Division, residency::ResidentRange};
 use std::collections::BTreeMap;
 
@@ -135,4 +136,29 @@ fn what_is_not_understood_is_refused() {
     says(&|fake| fake.put(TASK, u64::MAX << 36), "bytes long");
     // An array that would reach beyond its segment.
     says(&|fake| fake.put(LARGE + 0x1008, u64::MAX), "bytes long");
+}
+
+proptest::proptest! {
+    /// Any word of the collector's structures may be anything: refused or divided, never a panic.
+    #[test]
+    fn damaged_structures_never_panic(
+        at in proptest::sample::select(vec![
+            TABLE_AT, TABLE_AT + 8, TABLE_AT + VARIABLES + 8 * variable::GENERATIONS,
+            GENERATIONS + 2 * 0x100 + START_SEGMENT, GENERATIONS + 3 * 0x100 + START_SEGMENT,
+            SMALL + segment::MEM, SMALL + segment::NEXT, LARGE + segment::ALLOCATED,
+            LARGE + segment::COMMITTED, LARGE + segment::MEM, SMALL + 0x1000, LARGE + 0x1008,
+            VALUES + 8 * variable::ALLOCATED, TASK, ARRAY, FREE,
+        ]),
+        word: u64,
+    ) {
+        let mut fake = heap();
+        fake.put(at, word);
+        let resident = fake.resident();
+        let memory = Memory::new(&fake, &resident);
+        if let Ok(heap) = Heap::read(&memory, TABLE_AT, FREE) {
+            let mut into = DivisionBuilder::default();
+            let _ = heap.divide(&memory, &mut into);
+            let _ = into.build();
+        }
+    }
 }

@@ -246,3 +246,30 @@ fn what_is_no_heap_of_glibc_is_refused_with_its_address() {
     let refusal = divided(&fake, &regions, Runtime::Native).expect_err("unreadable");
     assert!(refusal.0.contains("0x555500001008"), "{refusal}");
 }
+
+proptest::proptest! {
+    /// Any word of a heap may be anything: refused or divided, never a panic.
+    #[test]
+    fn damaged_heaps_never_panic(
+        words in proptest::collection::vec((0_u64..2 * PAGE / 8, proptest::num::u64::ANY), 1..20),
+        arena: bool,
+    ) {
+        let mut fake = Fake::default();
+        let (rule, start) = match arena {
+            true => ("malloc.arena", ARENA),
+            false => ("malloc.brk", HEAP),
+        };
+        let end = start + 2 * PAGE;
+        let first = if arena { start + 0x30 + STATE_BYTES + 8 } else { start };
+        fake.touch(start, end);
+        if arena {
+            fake.put(start, start + 0x30);
+            fake.put(start + HEAP_SIZE, 2 * PAGE);
+        }
+        row(&mut fake, first, end, &[(TCACHE_CHUNK, true), (0x40, true), (0x100, false), (0x300, true)]);
+        for (place, word) in words {
+            fake.put(start + 8 * place, word);
+        }
+        let _ = divided(&fake, &[region(rule, start, end, None)], Runtime::Native);
+    }
+}
