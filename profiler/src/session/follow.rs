@@ -454,8 +454,10 @@ impl<'a> Following<'a> {
         let mut divided = Vec::new();
         if let Ok(snapshot) = &snapshot {
             analysis.compare(snapshot);
-            // While memory grows, adapters would look at what is about to change.
-            if why == Why::AtRest && !self.books_asked {
+            // While memory grows, adapters would look at what is about to change. In tier C the best scan may
+            // be one of growth, and would be divided by a look at something else.
+            let wanted = self.at_peak.is_some() || self.books_wanted;
+            if why == Why::AtRest && wanted && !self.books_asked {
                 divided = divide(analysis, snapshot);
             }
         }
