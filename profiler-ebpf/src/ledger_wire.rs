@@ -118,6 +118,13 @@ impl State {
 const _: () =
     assert!(size_of::<Chunk>() == 96 && size_of::<Space>() == 80 && size_of::<State>() == 104);
 
+/// A [`Chunk`] as user space reads it, word for word; likewise the others.
+pub type ChunkWords = [u64; size_of::<Chunk>() / 8];
+/// See [`ChunkWords`].
+pub type SpaceWords = [u64; size_of::<Space>() / 8];
+/// See [`ChunkWords`].
+pub type StateWords = [u64; size_of::<State>() / 8];
+
 /// Names of programs, maps and globals, as user space looks them up.
 pub mod names {
     /// Attached to `syscalls:sys_enter_*` of the calls that remove pages.

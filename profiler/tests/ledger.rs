@@ -66,8 +66,8 @@ fn counting_error(threads: u64) -> u64 {
 }
 
 fn ledger(probes: &Probes) -> Ledger {
-    let bytes = probes.ledger.as_ref().expect("attached").bytes();
-    Ledger::decode(&bytes.state, &bytes.spaces, &bytes.pool)
+    let probes = probes.ledger.as_ref().expect("attached");
+    Ledger::decode(probes.state(), probes.spaces(), probes.chunks())
 }
 
 fn start(name: &str, arguments: &[&str]) -> Child {

@@ -8,6 +8,7 @@
 
 use std::{
     io,
+    mem::offset_of,
     os::fd::{AsFd, AsRawFd},
     ptr::NonNull,
 };
@@ -17,7 +18,9 @@ use aya::{
     maps::{Array, MapData},
     programs::{BtfTracePoint, ProgramError, ProgramFd, TracePoint},
 };
-use profiler_ebpf::ledger_wire::{Chunk, SPACES, Space, State, names};
+use profiler_ebpf::ledger_wire::{
+    Chunk, ChunkWords, SPACES, Space, SpaceWords, State, StateWords, names,
+};
 
 use super::{
     attach::{Probe, ProbeState},
@@ -49,16 +52,6 @@ pub struct LedgerProbes {
     tier: Tier,
     /// For statistics.
     programs: Vec<ProgramFd>,
-}
-
-/// What the ledger held at one moment, as bytes: see [`crate::residency::ledger`].
-pub struct LedgerBytes {
-    /// One [`State`].
-    pub state: Vec<u8>,
-    /// All [`Space`]s in use.
-    pub spaces: Vec<u8>,
-    /// All [`Chunk`]s in use.
-    pub pool: Vec<u8>,
 }
 
 impl LedgerProbes {
@@ -205,20 +198,22 @@ impl LedgerProbes {
         Ok(())
     }
 
-    /// Copies what is in use. Chunks may be written while they are copied; whoever decodes them
-    /// looks at the epoch.
-    pub fn bytes(&self) -> LedgerBytes {
-        let state = self.state.copy(size_of::<State>());
-        let number = |at: usize| u64::from_ne_bytes(state[at..at + 8].try_into().expect("8 bytes"));
-        let spaces = number(std::mem::offset_of!(State, spaces)) as usize;
-        let chunks = number(std::mem::offset_of!(State, chunks)).min(u64::from(CHUNKS)) as usize;
-        LedgerBytes {
-            spaces: self
-                .spaces
-                .copy(spaces.min(SPACES as usize) * size_of::<Space>()),
-            pool: self.pool.copy(chunks * size_of::<Chunk>()),
-            state,
-        }
+    /// The one [`State`].
+    pub fn state(&self) -> StateWords {
+        self.state.record(0)
+    }
+
+    /// All [`Space`]s in use.
+    pub fn spaces(&self) -> impl Iterator<Item = SpaceWords> {
+        let spaces = self.state()[offset_of!(State, spaces) / 8].min(u64::from(SPACES));
+        (0..spaces as usize).map(|index| self.spaces.record(index))
+    }
+
+    /// All [`Chunk`]s in use. They may be written while they are read; whoever decodes them looks at the
+    /// epoch.
+    pub fn chunks(&self) -> impl Iterator<Item = ChunkWords> {
+        let chunks = self.state()[offset_of!(State, chunks) / 8].min(u64::from(CHUNKS));
+        (0..chunks as usize).map(|index| self.pool.record(index))
     }
 
     /// How often programs were skipped because they were already running on their CPU.
@@ -267,16 +262,15 @@ impl Mapped {
         Ok(Mapped { start, length })
     }
 
-    /// The first bytes. The kernel side may write while they are copied, so they are read one by one
-    /// as they are and not through a reference that promises more.
-    fn copy(&self, bytes: usize) -> Vec<u8> {
-        let words = bytes.min(self.length) / 8;
-        (0..words)
-            // SAFETY: inside the mapping, which is aligned to pages; volatile, because the kernel
-            // side writes.
-            .map(|index| unsafe { self.start.cast::<u64>().add(index).read_volatile() })
-            .flat_map(u64::to_ne_bytes)
-            .collect()
+    /// The record of so many words at an index. The kernel side may write while it is copied, so it is
+    /// read word by word as it is and not through a reference that promises more.
+    fn record<const WORDS: usize>(&self, index: usize) -> [u64; WORDS] {
+        let first = index * WORDS;
+        assert!((first + WORDS) * 8 <= self.length, "a record of the map");
+        // SAFETY: inside the mapping, which is aligned to pages; volatile, because the kernel side writes.
+        std::array::from_fn(|word| unsafe {
+            self.start.cast::<u64>().add(first + word).read_volatile()
+        })
     }
 }
 

@@ -1,10 +1,11 @@
 //! The page ledger, read: which pages each address space had at the candidate for the peak.
 //!
-//! Pure: bytes of the maps in, ranges out. How the ledger works stands in
+//! Pure: words of the maps in, ranges out. How the ledger works stands in
 //! [`profiler_ebpf::ledger_wire`].
 
 use profiler_ebpf::ledger_wire::{
-    CHUNK_BYTES, CHUNK_NUMBER_BITS, CHUNK_WORDS, Chunk, Space, State,
+    CHUNK_BYTES, CHUNK_NUMBER_BITS, CHUNK_WORDS, Chunk, ChunkWords, Space, SpaceWords, State,
+    StateWords,
 };
 
 use super::ResidentRange;
@@ -23,25 +24,29 @@ pub struct Ledger {
 }
 
 impl Ledger {
-    /// Decodes copies of the three maps. Bytes that make no whole record are left out.
-    pub fn decode(state: &[u8], spaces: &[u8], pool: &[u8]) -> Ledger {
+    /// Decodes the records of the three maps.
+    pub fn decode(
+        state: StateWords,
+        spaces: impl Iterator<Item = SpaceWords>,
+        chunks: impl Iterator<Item = ChunkWords>,
+    ) -> Ledger {
         let state = decode_state(state);
-        let chunks: Vec<Chunk> = records::<{ size_of::<Chunk>() / 8 }>(pool)
-            .map(|[key, epoch, begun, taken, bits @ ..]| Chunk {
-                key,
-                epoch,
-                begun,
-                taken,
-                bits,
-            })
-            .collect();
-        let spaces = records(spaces).map(decode_space).collect();
-        Ledger::of(state, spaces, chunks)
+        let chunk = |[key, epoch, begun, taken, bits @ ..]: ChunkWords| Chunk {
+            key,
+            epoch,
+            begun,
+            taken,
+            bits,
+        };
+        // Most of the pool may be of other epochs, and is not kept even for a moment.
+        let chunks = chunks.map(chunk).filter(|chunk| is_of(chunk, &state));
+        let chunks = chunks.collect();
+        Ledger::of(state, spaces.map(decode_space).collect(), chunks)
     }
 
     /// A ledger of these parts. Chunks of other epochs are left out.
     pub fn of(state: State, spaces: Vec<Space>, mut chunks: Vec<Chunk>) -> Ledger {
-        chunks.retain(|chunk| chunk.epoch == u64::from(state.epoch) && chunk.epoch != 0);
+        chunks.retain(|chunk| is_of(chunk, &state));
         chunks.sort_unstable_by_key(|chunk| chunk.key);
         Ledger {
             state,
@@ -122,13 +127,9 @@ fn runs(bits: &[u64; CHUNK_WORDS]) -> Vec<(u64, u64)> {
     runs
 }
 
-fn records<const WORDS: usize>(bytes: &[u8]) -> impl Iterator<Item = [u64; WORDS]> + '_ {
-    bytes.chunks_exact(WORDS * 8).map(|record| {
-        std::array::from_fn(|index| {
-            let word = &record[index * 8..index * 8 + 8];
-            u64::from_ne_bytes(word.try_into().expect("8 bytes"))
-        })
-    })
+/// Whether a chunk was copied in the epoch of the candidate.
+fn is_of(chunk: &Chunk, state: &State) -> bool {
+    chunk.epoch == u64::from(state.epoch) && chunk.epoch != 0
 }
 
 /// The two halves of a word, in the order in which a struct has them.
@@ -136,11 +137,7 @@ fn halves(word: u64) -> (u32, u32) {
     (word as u32, (word >> 32) as u32)
 }
 
-fn decode_state(bytes: &[u8]) -> State {
-    let Some(words) = records::<{ size_of::<State>() / 8 }>(bytes).next() else {
-        return State::default();
-    };
-    let [first, spaces, rest @ ..] = words;
+fn decode_state([first, spaces, rest @ ..]: StateWords) -> State {
     let (epoch, growing_in) = halves(first);
     let [
         candidate_pages,
@@ -176,7 +173,8 @@ fn decode_state(bytes: &[u8]) -> State {
     }
 }
 
-fn decode_space(words: [u64; size_of::<Space>() / 8]) -> Space {
+/// A space of the map, from its words.
+pub fn decode_space(words: SpaceWords) -> Space {
     let [mm, pgd, candidate_pages, candidate_table_bytes, rest @ ..] = words;
     let [pages, highest_pages, highest_ns, start_stack, who, when] = rest;
     let ((tgid, users), (born_epoch, ended_epoch)) = (halves(who), halves(when));
@@ -219,15 +217,16 @@ mod tests {
     }
 
     fn ledger(chunks: &[Chunk]) -> Ledger {
-        let mut state = vec![0; size_of::<State>()];
-        state[..4].copy_from_slice(&7_u32.to_ne_bytes());
-        let words = chunks.iter().flat_map(|chunk| {
-            [chunk.key, chunk.epoch, chunk.begun, chunk.taken]
-                .into_iter()
-                .chain(chunk.bits)
-        });
-        let pool: Vec<u8> = words.flat_map(u64::to_ne_bytes).collect();
-        Ledger::decode(&state, &[], &pool)
+        let mut state = StateWords::default();
+        state[0] = 7;
+        let mut pool = Vec::new();
+        for chunk in chunks {
+            let mut words = ChunkWords::default();
+            words[..4].copy_from_slice(&[chunk.key, chunk.epoch, chunk.begun, chunk.taken]);
+            words[4..].copy_from_slice(&chunk.bits);
+            pool.push(words);
+        }
+        Ledger::decode(state, std::iter::empty(), pool.into_iter())
     }
 
     #[test]

@@ -117,7 +117,7 @@ pub(super) struct Ended {
     pub probes: Vec<Probe>,
     pub warnings: Vec<String>,
     pub settings: Vec<String>,
-    /// Processes of the tree that outlive the command.
+    /// Processes of the tree that outlive the command, or have not quite ended.
     pub leftovers: Vec<u32>,
 }
 
@@ -534,10 +534,12 @@ impl<'a> Following<'a> {
             .pids()
             .context("cannot list the target's group")?;
         leftovers.retain(|&tgid| Some(tgid) != status.pid().map(|pid| pid.as_raw() as u32));
-        if !leftovers.is_empty() && !self.ours_to_end {
+        // One that is ending is in the group until the kernel is done with it, and has no memory by then: a
+        // parent goes on when the memory of its vfork child is gone, not when the child is.
+        let outlive = leftovers.iter().filter(|&&tgid| has_memory(tgid)).count();
+        if outlive > 0 && !self.ours_to_end {
             self.warnings.push(format!(
-                "{} processes outlive the command; they go on running and are not measured any more",
-                leftovers.len()
+                "{outlive} processes outlive the command; they go on running and are not measured any more"
             ));
         }
         let exec_ns = self.exec_ns.unwrap_or(exit_ns);
@@ -748,6 +750,11 @@ fn pidfd(pid: i32) -> io::Result<OwnedFd> {
     }
     // SAFETY: the call has just made the descriptor, and nobody else has it.
     Ok(unsafe { OwnedFd::from_raw_fd(fd as RawFd) })
+}
+
+fn has_memory(tgid: u32) -> bool {
+    let rss = StatmReader::open(tgid).and_then(|reader| reader.rss_bytes());
+    rss.is_ok_and(|bytes| bytes > 0)
 }
 
 /// The clock of the events, in ns.

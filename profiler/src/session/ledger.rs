@@ -5,7 +5,12 @@ use std::collections::HashMap;
 use super::{analysis::Analysis, at_peak::AtPeak};
 use crate::{
     probes::ledger::LedgerProbes,
-    residency::{Method, hidden_growth::statm_is_exact, ledger::Ledger, scan::present_pages},
+    residency::{
+        Method,
+        hidden_growth::statm_is_exact,
+        ledger::{Ledger, decode_space},
+        scan::present_pages,
+    },
     results,
     units::PAGE,
 };
@@ -28,12 +33,13 @@ pub(super) fn read(
 ) -> (results::Ledger, Highest) {
     // Pages first, ledger second: what changes in between has been copied by then.
     let mut present = HashMap::new();
-    for space in decode(probes).spaces.iter().filter(|space| space.users > 0) {
+    let spaces = probes.spaces().map(decode_space);
+    for space in spaces.filter(|space| space.users > 0) {
         if let Ok(pages) = present_pages(space.tgid, method) {
             present.insert(space.tgid, pages);
         }
     }
-    let ledger = decode(probes);
+    let ledger = Ledger::decode(probes.state(), probes.spaces(), probes.chunks());
     let state = &ledger.state;
     let seconds = |ns: u64| ns.saturating_sub(exec_ns) as f64 / 1e9;
     let mut account = results::Ledger {
@@ -81,11 +87,6 @@ fn highest(ledger: &Ledger) -> Highest {
             .or_insert(own);
     }
     highest
-}
-
-fn decode(probes: &LedgerProbes) -> Ledger {
-    let bytes = probes.bytes();
-    Ledger::decode(&bytes.state, &bytes.spaces, &bytes.pool)
 }
 
 fn loss(account: &results::Ledger) -> Option<String> {
