@@ -1,10 +1,12 @@
-//! The pure middle of a session: events and snapshots go in, the composition at the peak comes out.
+//! The pure middle of a session: events and frozen trees go in, the composition at the peak comes out.
 //! A live session and the replay of a recorded log drive the same value.
 
 use std::{
     collections::{BTreeMap, HashMap},
     sync::Arc,
 };
+
+use serde::{Deserialize, Serialize};
 
 use crate::{
     adapters::Account,
@@ -42,6 +44,28 @@ impl From<&Composition> for Composed {
     }
 }
 
+/// A frozen tree: its pages, and what adapters found on them.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Frozen {
+    /// Every process with its pages.
+    #[serde(flatten)]
+    pub snapshot: Snapshot,
+    /// What adapters found, where they looked.
+    #[serde(default)]
+    pub divided: Vec<Divided>,
+}
+
+/// What adapters found in one process.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Divided {
+    /// The process.
+    pub tgid: u32,
+    /// Its pages by leaf.
+    pub division: Division,
+    /// What each adapter had to say.
+    pub accounts: Vec<Account>,
+}
+
 /// What adapters found in one process at one moment.
 #[derive(Debug)]
 pub struct Look {
@@ -64,9 +88,7 @@ pub struct Analysis {
     pub tree: ProcessTree,
     /// The executable of each process.
     pub images: HashMap<u32, Image>,
-    /// What adapters found inside each process when they last looked, since its last exec.
-    pub divisions: HashMap<u32, Arc<Division>>,
-    /// Every look, in the order of time.
+    /// What adapters found inside the processes, in the order of time.
     pub looks: Vec<Look>,
     /// When each process last exec'd: `CLOCK_MONOTONIC`, in ns.
     image_ns: HashMap<u32, u64>,
@@ -84,7 +106,6 @@ impl Analysis {
         Analysis {
             tree: ProcessTree::new(root),
             images: HashMap::new(),
-            divisions: HashMap::new(),
             looks: Vec::new(),
             image_ns: HashMap::new(),
             counts: EventCounts::default(),
@@ -98,7 +119,6 @@ impl Analysis {
         self.counts.seen += 1;
         self.tree.apply(event);
         if let Call::Exec { .. } = event.call {
-            self.divisions.remove(&event.tgid);
             self.image_ns.insert(event.tgid, event.ended_ns);
         }
         if let Some(space) = self.tree.space(event.tgid) {
@@ -121,25 +141,6 @@ impl Analysis {
     /// Takes the executable of a process, since its last exec.
     pub fn image(&mut self, tgid: u32, image: Image) {
         self.images.insert(tgid, image);
-    }
-
-    /// Takes what adapters found inside a process.
-    pub fn divided(
-        &mut self,
-        taken_ns: u64,
-        tgid: u32,
-        division: Division,
-        accounts: Vec<Account>,
-    ) {
-        let division = Arc::new(division);
-        self.divisions.insert(tgid, Arc::clone(&division));
-        self.looks.push(Look {
-            taken_ns,
-            tgid,
-            image_ns: self.image_ns.get(&tgid).copied().unwrap_or(0),
-            division,
-            accounts,
-        });
     }
 
     /// Of each process, the look that is nearest to a moment.
@@ -167,9 +168,20 @@ impl Analysis {
         self.counts.disagreeing_scans += u64::from(disagreeing_bytes > 0);
     }
 
-    /// Classifies every resident page of a snapshot, with which the region maps have been compared.
-    pub fn snapshot(&mut self, snapshot: &Snapshot) -> Composed {
-        let composition = compose(snapshot, &self.tree, &self.images, &self.divisions);
+    /// Takes what adapters found, and classifies every resident page of a frozen tree, with which the region
+    /// maps have been compared.
+    pub fn frozen(&mut self, frozen: Frozen) -> Composed {
+        let Frozen { snapshot, divided } = frozen;
+        let looks = divided.into_iter().map(|divided| Look {
+            taken_ns: snapshot.taken_ns,
+            tgid: divided.tgid,
+            image_ns: self.image_of(divided.tgid),
+            division: Arc::new(divided.division),
+            accounts: divided.accounts,
+        });
+        let looks: Vec<Look> = looks.collect();
+        self.looks.extend(looks);
+        let composition = self.compose(&snapshot);
         let composed = Composed::from(&composition);
         if self
             .best
@@ -184,12 +196,22 @@ impl Analysis {
     /// Classifies the pages of a running tree. Nothing is learnt from them: they are not those of one
     /// moment.
     pub fn glance(&self, snapshot: &Snapshot) -> Composed {
-        Composed::from(&compose(
-            snapshot,
-            &self.tree,
-            &self.images,
-            &self.divisions,
-        ))
+        Composed::from(&self.compose(snapshot))
+    }
+
+    /// Each process is divided by the last look since its last exec.
+    fn compose(&self, snapshot: &Snapshot) -> Composition {
+        let of_this_image = |look: &&Look| look.image_ns == self.image_of(look.tgid);
+        let looks = self.looks.iter().filter(of_this_image);
+        let divisions = looks
+            .map(|look| (look.tgid, Arc::clone(&look.division)))
+            .collect();
+        compose(snapshot, &self.tree, &self.images, &divisions)
+    }
+
+    /// When a process last exec'd; 0 for one that never did.
+    fn image_of(&self, tgid: u32) -> u64 {
+        self.image_ns.get(&tgid).copied().unwrap_or(0)
     }
 }
 
@@ -224,7 +246,7 @@ mod tests {
     }
 
     /// Processes with one mapping of 16 pages, so many of them resident.
-    fn snapshot(taken_ns: u64, processes: &[(u32, u64)]) -> Snapshot {
+    fn frozen(taken_ns: u64, processes: &[(u32, u64)]) -> Frozen {
         let process = |&(tgid, pages): &(u32, u64)| ProcessSnapshot {
             tgid,
             vmas: vec![Vma {
@@ -248,14 +270,18 @@ mod tests {
             threads: 1,
             unexplained_bytes: 0,
         };
-        Snapshot {
+        let snapshot = Snapshot {
             taken_ns,
             processes: processes.iter().map(process).collect(),
             ..Snapshot::default()
+        };
+        Frozen {
+            snapshot,
+            divided: Vec::new(),
         }
     }
 
-    /// After the exec of a program of this name, which mapped what [`snapshot`] finds.
+    /// After the exec of a program of this name, which mapped what [`frozen`] finds.
     fn after_exec(name: &str) -> Analysis {
         let mut analysis = Analysis::new(ROOT);
         let image = Image {
@@ -284,9 +310,9 @@ mod tests {
     fn the_best_is_the_highest_scan() {
         let mut analysis = after_exec("a");
         for (taken_ns, pages) in [(30, 3), (40, 7), (50, 5)] {
-            let snapshot = snapshot(taken_ns, &[(ROOT, pages)]);
-            analysis.compare(&snapshot);
-            let composed = analysis.snapshot(&snapshot);
+            let frozen = frozen(taken_ns, &[(ROOT, pages)]);
+            analysis.compare(&frozen.snapshot);
+            let composed = analysis.frozen(frozen);
             assert_eq!(composed.classes.total(), pages * PAGE);
         }
         let best = analysis.best.expect("three scans");
@@ -299,7 +325,15 @@ mod tests {
     fn the_look_nearest_to_a_moment_is_found() {
         let mut analysis = after_exec("a");
         for taken_ns in [30, 100, 900] {
-            analysis.divided(taken_ns, ROOT, Division::default(), Vec::new());
+            let divided = vec![Divided {
+                tgid: ROOT,
+                division: Division::default(),
+                accounts: Vec::new(),
+            }];
+            analysis.frozen(Frozen {
+                divided,
+                ..frozen(taken_ns, &[(ROOT, 1)])
+            });
         }
         let nearest = |ns| analysis.looks_nearest(ns)[&ROOT].taken_ns;
         assert_eq!([nearest(0), nearest(70), nearest(5000)], [30, 100, 900]);
@@ -317,9 +351,9 @@ mod tests {
         };
         analysis.image(300, image);
         analysis.event(&event(300, Call::Exec { path: "cat".into() }));
-        let all = snapshot(30, &[(ROOT, 1), (200, 1), (300, 1)]);
-        analysis.compare(&all);
-        analysis.snapshot(&all);
+        let all = frozen(30, &[(ROOT, 1), (200, 1), (300, 1)]);
+        analysis.compare(&all.snapshot);
+        analysis.frozen(all);
         let runtimes: Vec<Runtime> = analysis
             .best
             .expect("a scan")
@@ -337,7 +371,7 @@ mod tests {
     fn what_the_kernel_has_and_no_event_told_is_counted() {
         let mut analysis = after_exec("a");
         // The first comparison after an exec adopts what exec put there.
-        analysis.compare(&snapshot(30, &[(ROOT, 1)]));
+        analysis.compare(&frozen(30, &[(ROOT, 1)]).snapshot);
         let munmap = Call::Munmap {
             address: 0x18000,
             length: 0x8000,
@@ -347,7 +381,7 @@ mod tests {
             ended_ns: 35,
             ..event(ROOT, munmap)
         });
-        analysis.compare(&snapshot(40, &[(ROOT, 1)]));
+        analysis.compare(&frozen(40, &[(ROOT, 1)]).snapshot);
         assert_eq!(analysis.counts.disagreeing_scans, 1);
         assert_eq!(analysis.counts.disagreeing_bytes, 0x8000);
     }

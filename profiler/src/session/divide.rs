@@ -1,38 +1,14 @@
 //! Lets the adapters look at a frozen tree.
 
-use serde::{Deserialize, Serialize};
-
-use super::analysis::Analysis;
+use super::analysis::{Analysis, Divided};
 use crate::{
     adapters::{
-        Account, StackPointer, Target,
+        StackPointer, Target,
         memory::{Memory, Process},
     },
-    classify::{compose::classify_process, division::Division, runtime::Image},
+    classify::{compose::classify_process, runtime::Image},
     residency::{ProcessSnapshot, Snapshot, stack_pointers::stack_pointers},
 };
-
-/// A frozen tree: its pages, and what adapters found on them.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct Frozen {
-    /// Every process with its pages.
-    #[serde(flatten)]
-    pub snapshot: Snapshot,
-    /// What adapters found, where they looked.
-    #[serde(default)]
-    pub divided: Vec<Divided>,
-}
-
-/// What adapters found in one process.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct Divided {
-    /// The process.
-    pub tgid: u32,
-    /// Its pages by leaf.
-    pub division: Division,
-    /// What each adapter had to say.
-    pub accounts: Vec<Account>,
-}
 
 /// Divides every process of a snapshot. They must still be frozen, and the region maps must have been held
 /// against the snapshot.

@@ -23,9 +23,9 @@ use tokio::{
 
 use super::{
     EventLog, SessionError,
-    analysis::{Analysis, Composed},
+    analysis::{Analysis, Composed, Frozen},
     at_peak::AtPeak,
-    divide::{Divided, Frozen, divide},
+    divide::divide,
     image,
     job::Job,
     ledger::Highest,
@@ -64,10 +64,8 @@ pub(super) struct Following<'a> {
     group: &'a TargetGroup,
     /// A benchmark program is ours to end; any other command decides itself what a signal means.
     ours_to_end: bool,
-    /// The runtime's own books are still to be asked for.
-    books_wanted: bool,
-    /// They have been asked for: what adapters found then is what counts.
-    books_asked: bool,
+    /// The runtime's own books.
+    books: Books,
     probes: Probes,
     counters: TreeCounters,
     event_log: EventLog,
@@ -92,6 +90,15 @@ pub(super) struct Following<'a> {
     warnings: Vec<String>,
     refused_tiers: Vec<RefusedTier>,
     environment: &'a [(String, String)],
+}
+
+/// Whether the program is asked for its runtime's own books: see [`Job::ask_for_books`].
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Books {
+    NotWanted,
+    Wanted,
+    /// What adapters found just before that is what counts.
+    Asked,
 }
 
 /// Everything that is known when the target has ended.
@@ -145,8 +152,10 @@ impl<'a> Following<'a> {
         Following {
             group,
             ours_to_end: job.contract.is_some(),
-            books_wanted: job.ask_for_books,
-            books_asked: false,
+            books: match job.ask_for_books {
+                true => Books::Wanted,
+                false => Books::NotWanted,
+            },
             policy: match probes.ledger {
                 Some(_) => ScanPolicy::plateaus_only(),
                 None => ScanPolicy::default(),
@@ -303,7 +312,7 @@ impl<'a> Following<'a> {
             self.read_high_water_marks(&alive);
         }
         self.polls += 1;
-        let asking = self.books_wanted && self.is_settled();
+        let asking = self.books == Books::Wanted && self.is_settled();
         let scan = match asking {
             true => Some(Why::AtRest),
             false => self.policy.polled(now, at_most).filter(|_| at_most > 0),
@@ -339,8 +348,7 @@ impl<'a> Following<'a> {
 
     /// See [`Job::ask_for_books`].
     fn ask_for_books(&mut self) {
-        self.books_wanted = false;
-        self.books_asked = true;
+        self.books = Books::Asked;
         let analysis = self.analysis.as_ref().expect("set before the loop");
         if let Some(root) = analysis.tree.processes().next() {
             let pid = nix::unistd::Pid::from_raw(root.tgid.cast_signed());
@@ -456,8 +464,12 @@ impl<'a> Following<'a> {
             analysis.compare(snapshot);
             // While memory grows, adapters would look at what is about to change. In tier C the best scan may
             // be one of growth, and would be divided by a look at something else.
-            let wanted = self.at_peak.is_some() || self.books_wanted;
-            if why == Why::AtRest && wanted && !self.books_asked {
+            let wanted = match self.books {
+                Books::NotWanted => self.at_peak.is_some(),
+                Books::Wanted => true,
+                Books::Asked => false,
+            };
+            if why == Why::AtRest && wanted {
                 divided = divide(analysis, snapshot);
             }
         }
@@ -495,22 +507,10 @@ impl<'a> Following<'a> {
         };
         self.policy
             .scanned(now + cost, cost + thawing, polled, snapshot.rss_bytes());
+        let frozen = Frozen { snapshot, divided };
+        record(&mut self.event_log, &Entry::Snapshot(&frozen))?;
         let analysis = self.analysis.as_mut().expect("set before the loop");
-        let frozen = Entry::Snapshot(Frozen { snapshot, divided });
-        record(&mut self.event_log, &frozen)?;
-        let Entry::Snapshot(Frozen { snapshot, divided }) = frozen else {
-            unreachable!("it has just been made");
-        };
-        for Divided {
-            tgid,
-            division,
-            accounts,
-        } in divided
-        {
-            analysis.divided(snapshot.taken_ns, tgid, division, accounts);
-        }
-        let composed = analysis.snapshot(&snapshot);
-        Ok(Some(composed))
+        Ok(Some(analysis.frozen(frozen)))
     }
 
     fn warn_once(&mut self, warning: String) {

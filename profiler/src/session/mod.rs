@@ -40,7 +40,7 @@ use crate::{
     },
     results::{RefusedTier, Run},
 };
-use divide::Frozen;
+use analysis::Frozen;
 use follow::{Ended, Following};
 use job::Job;
 
@@ -190,7 +190,7 @@ fn target(job: &Job) -> Target {
     }
 }
 
-fn record(event_log: &mut EventLog, entry: &Entry<Frozen>) -> Result<(), anyhow::Error> {
+fn record(event_log: &mut EventLog, entry: &Entry<&Frozen>) -> Result<(), anyhow::Error> {
     match event_log {
         Some(file) => {
             log::write(file, entry).context("cannot write the event log")?;

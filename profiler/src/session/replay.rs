@@ -8,8 +8,7 @@ use std::{
 use anyhow::{Context, Result, bail};
 
 use super::{
-    analysis::Analysis,
-    divide::{Divided, Frozen},
+    analysis::{Analysis, Frozen},
     finish,
     follow::Ended,
     job::Job,
@@ -47,23 +46,16 @@ pub fn replay(log: Vec<Entry<Frozen>>, job: &Job) -> Result<Run> {
                 last_ns = event.ended_ns;
                 analysis.event(&event);
             }
-            Entry::Snapshot(Frozen { snapshot, divided }) => {
+            Entry::Snapshot(frozen) => {
+                let snapshot = &frozen.snapshot;
                 for process in &snapshot.processes {
                     let mark: &mut u64 = high_water_marks.entry(process.tgid).or_default();
                     *mark = process.vm_hwm_bytes.max(*mark);
                 }
                 let began_ns = exec_ns.context("a scan before the first exec")?;
                 let after = Duration::from_nanos(snapshot.taken_ns.saturating_sub(began_ns));
-                analysis.compare(&snapshot);
-                for divided in divided {
-                    let Divided {
-                        tgid,
-                        division,
-                        accounts,
-                    } = divided;
-                    analysis.divided(snapshot.taken_ns, tgid, division, accounts);
-                }
-                let composed = analysis.snapshot(&snapshot);
+                analysis.compare(snapshot);
+                let composed = analysis.frozen(frozen);
                 timeline.push(timeline::point(after.as_secs_f64(), &composed, 0));
             }
         }
