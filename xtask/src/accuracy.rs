@@ -6,7 +6,6 @@
 use std::{
     collections::BTreeMap,
     path::{Path, PathBuf},
-    sync::{Arc, atomic::AtomicBool},
 };
 
 use anyhow::{Context, Result, bail, ensure};
@@ -25,7 +24,6 @@ use profiler::{
 };
 
 use crate::{
-    build,
     measure::{self, Measured, Profiler},
     programs::{self, Prepared, Program, Ready, Variant},
     progress::Progress,
@@ -85,12 +83,8 @@ pub fn run(options: &Options, root: &Path) -> Result<()> {
     );
     let output = root.join(&options.output);
     store::ensure_writable(&output, None)?;
-    eprintln!("building the profiler");
-    let interrupted = Arc::new(AtomicBool::new(false));
-    let profiler = Profiler::new(build::profiler(root)?, interrupted.clone());
-    profiler.check()?;
-    signal_hook::flag::register(signal_hook::consts::SIGINT, interrupted.clone())?;
-    signal_hook::flag::register(signal_hook::consts::SIGTERM, interrupted)?;
+    let profiler = Profiler::build(root)?;
+    profiler.catch_signals()?;
 
     let mut accuracy = Accuracy {
         schema_version: SCHEMA_VERSION,

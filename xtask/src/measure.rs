@@ -18,6 +18,7 @@ use profiler::{
 };
 
 use crate::{
+    build,
     process::{Command, line},
     setup::{as_root, is_root},
 };
@@ -28,6 +29,7 @@ const PATIENCE: Duration = Duration::from_millis(50);
 /// The profiler, ready to be started as root.
 pub struct Profiler {
     executable: PathBuf,
+    /// Set when the user presses Ctrl-C.
     interrupted: Arc<AtomicBool>,
 }
 
@@ -40,16 +42,26 @@ pub enum Measured {
 }
 
 impl Profiler {
-    /// `interrupted` is set when the user presses Ctrl-C.
-    pub fn new(executable: PathBuf, interrupted: Arc<AtomicBool>) -> Profiler {
-        Profiler {
-            executable,
-            interrupted,
-        }
+    /// Builds it. Asks for the password where one is needed, and tries whether the probes can be attached.
+    pub fn build(root: &Path) -> Result<Profiler> {
+        eprintln!("building the profiler");
+        let profiler = Profiler {
+            executable: build::profiler(root)?,
+            interrupted: Arc::default(),
+        };
+        profiler.check()?;
+        Ok(profiler)
     }
 
-    /// Asks for the password where one is needed, and tries whether the probes can be attached.
-    pub fn check(&self) -> Result<()> {
+    /// From now on a signal ends the run, and what was measured is kept.
+    pub fn catch_signals(&self) -> Result<()> {
+        for signal in [signal_hook::consts::SIGINT, signal_hook::consts::SIGTERM] {
+            signal_hook::flag::register(signal, self.interrupted.clone())?;
+        }
+        Ok(())
+    }
+
+    fn check(&self) -> Result<()> {
         if !is_root() && Command::new("sudo").arg("-v").status().is_err() {
             bail!("not root, and there is no sudo: attaching probes needs root; try this as root");
         }

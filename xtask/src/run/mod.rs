@@ -5,7 +5,6 @@ mod request;
 
 use std::{
     path::{Path, PathBuf},
-    sync::{Arc, atomic::AtomicBool},
     time::SystemTime,
 };
 
@@ -23,7 +22,6 @@ use profiler::{
 };
 
 use crate::{
-    build,
     measure::{self, Measured, Profiler},
     programs::{self, Prepared, Program, Variant},
     progress::Progress,
@@ -96,14 +94,10 @@ pub fn run(options: &Options, root: &Path) -> Result<Ended> {
     let output = root.join(&options.output);
     store::ensure_writable(&output, None)?;
 
-    eprintln!("building the profiler");
-    let interrupted = Arc::new(AtomicBool::new(false));
-    let profiler = Profiler::new(build::profiler(root)?, interrupted.clone());
-    profiler.check()?;
+    let profiler = Profiler::build(root)?;
     let prepared = prepare(&programs, root, options.install);
 
-    signal_hook::flag::register(signal_hook::consts::SIGINT, interrupted.clone())?;
-    signal_hook::flag::register(signal_hook::consts::SIGTERM, interrupted)?;
+    profiler.catch_signals()?;
     let planned = plan(&programs, &prepared, &counts, options.repeat);
     measure::keep_previous(&output)?;
     measure_all(&planned, &profiler, options.seconds, &output)
