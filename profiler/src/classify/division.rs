@@ -141,6 +141,19 @@ impl Division {
             *bytes.entry(part.leaf).or_default() += pages * part.bytes;
         }
     }
+
+    /// The same of whole pages, as a list.
+    #[cfg(test)]
+    pub fn leaves(&self, pages: Range<u64>) -> Vec<(Leaf, u64)> {
+        let mut bytes = BTreeMap::new();
+        let resident = ResidentRange {
+            start: pages.start,
+            end: pages.end,
+            file: false,
+        };
+        self.add_up(&resident, &mut bytes);
+        bytes.into_iter().collect()
+    }
 }
 
 #[cfg(test)]
@@ -155,17 +168,6 @@ mod tests {
         builder.build()
     }
 
-    fn resident(division: &Division, range: Range<u64>) -> Vec<(Leaf, u64)> {
-        let mut bytes = BTreeMap::new();
-        let range = ResidentRange {
-            start: range.start,
-            end: range.end,
-            file: false,
-        };
-        division.add_up(&range, &mut bytes);
-        bytes.into_iter().collect()
-    }
-
     #[test]
     fn a_block_over_pages_counts_on_each_as_far_as_it_goes() {
         //  page      0      1      2      3
@@ -176,15 +178,12 @@ mod tests {
             (0x4010..0x4030, Leaf::HeapFree),
         ])
         .expect("nothing overlaps");
+        assert_eq!(division.leaves(0x1000..0x2000), [(Leaf::MallocUsed, 0x800)]);
         assert_eq!(
-            resident(&division, 0x1000..0x2000),
-            [(Leaf::MallocUsed, 0x800)]
-        );
-        assert_eq!(
-            resident(&division, 0x3000..0x5000),
+            division.leaves(0x3000..0x5000),
             [(Leaf::MallocUsed, 0x1010), (Leaf::HeapFree, 0x20)]
         );
-        assert_eq!(resident(&division, 0x5000..0x9000), []);
+        assert_eq!(division.leaves(0x5000..0x9000), []);
     }
 
     #[test]
@@ -199,10 +198,9 @@ mod tests {
         descending.reverse();
         assert_eq!(built(&ascending), built(&descending));
         assert_eq!(
-            resident(
-                &built(&descending).expect("nothing overlaps"),
-                0x1000..0x3000
-            ),
+            built(&descending)
+                .expect("nothing overlaps")
+                .leaves(0x1000..0x3000),
             [(Leaf::MallocUsed, 0x20), (Leaf::HeapFree, 0x1030)]
         );
     }

@@ -49,7 +49,7 @@ pub enum Method {
 }
 
 /// One process at the frozen moment.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct ProcessSnapshot {
     /// Thread-group id.
     pub tgid: u32,

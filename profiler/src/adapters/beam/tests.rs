@@ -8,7 +8,6 @@ use super::*;
 use crate::{
     adapters::memory::fake::Fake,
     classify::{division::Division as Divided, rules::RULES as ALL_RULES},
-    residency::ResidentRange,
     units::PAGE,
 };
 
@@ -170,23 +169,12 @@ fn two_processes() -> Scene {
     scene
 }
 
-fn leaves(division: &Divided, start: u64) -> Vec<(Leaf, u64)> {
-    let mut bytes = BTreeMap::new();
-    let range = ResidentRange {
-        start,
-        end: start + CARRIER,
-        file: false,
-    };
-    division.add_up(&range, &mut bytes);
-    bytes.into_iter().collect()
-}
-
 #[test]
 fn the_block_of_a_process_is_heap_gap_and_stack() {
     let (division, books) = two_processes().divided().expect("a sound machine");
     let gap = 0x748 - 0x98 - 0x300;
     assert_eq!(
-        leaves(&division, HEAPS),
+        division.leaves(HEAPS..HEAPS + CARRIER),
         [
             (Leaf::TaskStack, 0x98),
             // The one that runs is whole.
@@ -200,7 +188,7 @@ fn the_block_of_a_process_is_heap_gap_and_stack() {
         ]
     );
     assert_eq!(
-        leaves(&division, PROCESSES),
+        division.leaves(PROCESSES..PROCESSES + CARRIER),
         [
             (Leaf::HeapFree, CARRIER - HEADER - 2 * 784),
             (Leaf::RuntimeInternal, HEADER + 2 * 784),
@@ -236,7 +224,7 @@ fn an_old_heap_has_no_stack() {
     let (division, books) = scene.divided().expect("a sound machine");
     assert_eq!(books["process_objects_bytes"], 0x100);
     assert_eq!(books["process_heap_bytes"], 0x1f8 + 0x400);
-    let leaves = leaves(&division, HEAPS);
+    let leaves = division.leaves(HEAPS..HEAPS + CARRIER);
     assert!(
         leaves.contains(&(Leaf::HeapObjects, 8 + 8 + 0x100)),
         "{leaves:?}"
@@ -266,7 +254,7 @@ fn single_blocks_pooled_carriers_and_kept_segments_count() {
     scene.fake.put(KEPT + 24, HEAP_INSTANCE);
     let (division, books) = scene.divided().expect("a sound machine");
     assert_eq!(
-        leaves(&division, SINGLE),
+        division.leaves(SINGLE..SINGLE + CARRIER),
         [
             (Leaf::HeapObjects, 0x3000),
             (Leaf::HeapFree, CARRIER - 0x3020),
@@ -274,14 +262,17 @@ fn single_blocks_pooled_carriers_and_kept_segments_count() {
         ]
     );
     assert_eq!(
-        leaves(&division, POOLED),
+        division.leaves(POOLED..POOLED + CARRIER),
         [
             (Leaf::HeapObjects, 0x100),
             (Leaf::HeapFree, CARRIER - HEADER - 0x100),
             (Leaf::RuntimeInternal, HEADER),
         ]
     );
-    assert_eq!(leaves(&division, KEPT), [(Leaf::HeapFree, CARRIER)]);
+    assert_eq!(
+        division.leaves(KEPT..KEPT + CARRIER),
+        [(Leaf::HeapFree, CARRIER)]
+    );
     assert_eq!(books["eheap_carriers_bytes"], 3 * CARRIER);
     assert_eq!(books["mapped_bytes"], 5 * CARRIER);
     assert_eq!(books["cached_segments_resident_bytes"], 3 * PAGE);
@@ -300,8 +291,12 @@ fn a_carrier_in_memory_of_another_adapter_is_read_and_left_to_it() {
     let mut into = DivisionBuilder::default();
     divide_machine(&memory, &regions, &MACHINE, &mut into).expect("a sound machine");
     let division = into.build().expect("no overlap");
-    assert_eq!(leaves(&division, PROCESSES), []);
-    assert!(leaves(&division, HEAPS).contains(&(Leaf::TaskStack, 0x98)));
+    assert_eq!(division.leaves(PROCESSES..PROCESSES + CARRIER), []);
+    assert!(
+        division
+            .leaves(HEAPS..HEAPS + CARRIER)
+            .contains(&(Leaf::TaskStack, 0x98))
+    );
 }
 
 #[test]

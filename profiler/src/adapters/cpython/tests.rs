@@ -8,7 +8,7 @@ use super::*;
 use crate::{
     adapters::memory::fake::Fake,
     classify::{compose::ClassifiedRegion, division::Division, rules::RULES, runtime::Image},
-    residency::{ProcessSnapshot, ResidentRange},
+    residency::ProcessSnapshot,
 };
 
 const ARENA: u64 = 0x7f12_3450_0000;
@@ -50,14 +50,8 @@ fn region(start: u64, length: u64) -> ClassifiedRegion {
 fn divided(fake: &Fake, regions: &[ClassifiedRegion]) -> Result<(Division, Books), Refusal> {
     let process = ProcessSnapshot {
         tgid: 7,
-        vmas: Vec::new(),
         resident: fake.resident(),
-        rss_bytes: 0,
-        pss_bytes: 0,
-        vm_hwm_bytes: 0,
-        page_tables_bytes: 0,
-        threads: 1,
-        unexplained_bytes: 0,
+        ..ProcessSnapshot::default()
     };
     let target = Target {
         memory: &Memory::new(fake, &process.resident),
@@ -72,24 +66,13 @@ fn divided(fake: &Fake, regions: &[ClassifiedRegion]) -> Result<(Division, Books
     Ok((into.build().expect("no overlap"), books))
 }
 
-fn leaves(division: &Division, range: Range<u64>) -> Vec<(Leaf, u64)> {
-    let mut bytes = BTreeMap::new();
-    let range = ResidentRange {
-        start: range.start,
-        end: range.end,
-        file: false,
-    };
-    division.add_up(&range, &mut bytes);
-    bytes.into_iter().collect()
-}
-
 #[test]
 fn blocks_in_use_are_objects_to_the_byte() {
     let mut fake = Fake::default();
     pool_of(&mut fake, ARENA, 64, 10, &[3, 9, 0], POOL);
     let (division, books) = divided(&fake, &[region(ARENA, MIB)]).expect("a sound arena");
     assert_eq!(
-        leaves(&division, ARENA..ARENA + POOL),
+        division.leaves(ARENA..ARENA + POOL),
         [
             (Leaf::HeapObjects, 7 * 64),
             (Leaf::HeapFree, POOL - HEADER - 7 * 64),
@@ -110,13 +93,13 @@ fn an_empty_pool_is_free_and_so_is_one_never_used() {
     fake.touch(ARENA + 2 * POOL, ARENA + 3 * POOL);
     let (division, books) = divided(&fake, &[region(ARENA, MIB)]).expect("a sound arena");
     assert_eq!(
-        leaves(&division, ARENA + POOL..ARENA + 3 * POOL),
+        division.leaves(ARENA + POOL..ARENA + 3 * POOL),
         [(Leaf::HeapFree, 2 * POOL)]
     );
     assert_eq!((books["pools_in_use"], books["pools_empty"]), (1, 1));
     // 31 blocks of 512 bytes leave 464 behind them.
     assert_eq!(
-        leaves(&division, ARENA..ARENA + POOL)[1],
+        division.leaves(ARENA..ARENA + POOL)[1],
         (Leaf::HeapFree, POOL - HEADER - 31 * 512)
     );
 }
@@ -129,11 +112,12 @@ fn an_arena_need_not_lie_at_a_multiple_of_a_pool() {
     pool_of(&mut fake, ARENA + 2 * POOL, 16, 1021, &[], POOL);
     let (division, books) = divided(&fake, &[region(start, MIB)]).expect("a sound arena");
     assert_eq!(
-        leaves(&division, start..ARENA + 2 * POOL),
+        division.leaves(start..ARENA + 2 * POOL),
         [(Leaf::HeapFree, 3 * PAGE)]
     );
     assert_eq!(books["allocated_bytes"], 1021 * 16);
-    let all: u64 = leaves(&division, start..start + MIB)
+    let all: u64 = division
+        .leaves(start..start + MIB)
         .iter()
         .map(|(_, bytes)| bytes)
         .sum();
@@ -158,7 +142,7 @@ fn a_large_block_of_mallocs_is_left_as_it_is() {
     let regions = [region(ARENA, MIB), region(other, MIB)];
     let (division, books) = divided(&fake, &regions).expect("a sound arena");
     assert_eq!((books["arenas"], books["regions_without_pools"]), (1, 1));
-    assert_eq!(leaves(&division, other..other + MIB), []);
+    assert_eq!(division.leaves(other..other + MIB), []);
 }
 
 #[test]

@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::units::PAGE;
-use crate::{adapters::memory::fake::Fake, classify::division::Division, residency::ResidentRange};
+use crate::{adapters::memory::fake::Fake, classify::division::Division};
 use std::collections::BTreeMap;
 
 const TABLE_AT: u64 = 0x10_0000;
@@ -88,12 +88,9 @@ fn objects_free_ones_and_what_threads_allocate_from_are_told_apart() {
     assert_eq!((tally.free, tally.allocating), (64, 24));
     let mut bytes = BTreeMap::new();
     for start in [SMALL, LARGE] {
-        let range = ResidentRange {
-            start: start + 0x1000,
-            end: start + 0x3000,
-            file: false,
-        };
-        division.add_up(&range, &mut bytes);
+        for (leaf, found) in division.leaves(start + 0x1000..start + 0x3000) {
+            *bytes.entry(leaf).or_default() += found;
+        }
     }
     assert_eq!(
         bytes,

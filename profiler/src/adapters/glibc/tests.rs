@@ -9,7 +9,7 @@ use crate::{
         rules::RULES,
         runtime::{Image, Runtime},
     },
-    residency::{ProcessSnapshot, ResidentRange},
+    residency::ProcessSnapshot,
     units::PAGE,
 };
 use std::collections::BTreeMap;
@@ -51,14 +51,8 @@ fn divided(
 ) -> Result<(Division, Books), Refusal> {
     let process = ProcessSnapshot {
         tgid: 7,
-        vmas: Vec::new(),
         resident: fake.resident(),
-        rss_bytes: 0,
-        pss_bytes: 0,
-        vm_hwm_bytes: 0,
-        page_tables_bytes: 0,
-        threads: 1,
-        unexplained_bytes: 0,
+        ..ProcessSnapshot::default()
     };
     let target = Target {
         memory: &Memory::new(fake, &process.resident),
@@ -71,17 +65,6 @@ fn divided(
     let mut into = DivisionBuilder::default();
     let books = divide(&target, &mut into)?.expect("there is a heap");
     Ok((into.build().expect("no overlap"), books))
-}
-
-fn leaves(division: &Division, start: u64, end: u64) -> Vec<(Leaf, u64)> {
-    let mut bytes = BTreeMap::new();
-    let range = ResidentRange {
-        start,
-        end,
-        file: false,
-    };
-    division.add_up(&range, &mut bytes);
-    bytes.into_iter().collect()
 }
 
 #[test]
@@ -104,7 +87,7 @@ fn a_row_of_chunks_is_divided_to_the_byte() {
     assert_eq!(books["free_bytes"], 2 * PAGE - 0x590);
     assert_eq!(books["in_use_blocks"], 2);
     assert_eq!(
-        leaves(&division, HEAP, end),
+        division.leaves(HEAP..end),
         [
             (Leaf::MallocUsed, 0x590),
             (Leaf::HeapFree, 2 * PAGE - 0x590)
@@ -119,7 +102,7 @@ fn under_a_virtual_machine_what_is_in_use_is_the_machines() {
     let regions = [region("malloc.brk.vm", HEAP, HEAP + PAGE, Some("[heap]"))];
     let (division, _) = divided(&fake, &regions, Runtime::Jvm).expect("a sound heap");
     assert_eq!(
-        leaves(&division, HEAP, HEAP + PAGE),
+        division.leaves(HEAP..HEAP + PAGE),
         [(Leaf::HeapFree, 0x800), (Leaf::VmMalloc, 0x800)]
     );
 }
@@ -151,7 +134,7 @@ fn chunks_that_a_thread_keeps_are_free_and_in_the_books_as_glibc_has_them() {
     assert_eq!(books["thread_cache_bytes"], 0x80);
     assert_eq!(books["in_use_bytes"], TCACHE_CHUNK + 0x100);
     assert_eq!(
-        leaves(&division, HEAP, end),
+        division.leaves(HEAP..end),
         [
             (Leaf::MallocUsed, TCACHE_CHUNK + 0x80),
             (Leaf::HeapFree, PAGE - TCACHE_CHUNK - 0x80)
@@ -190,7 +173,7 @@ fn arenas_have_a_header_and_may_have_several_heaps() {
     assert_eq!(books["in_use_bytes"], 0x350);
     let own = first_chunk - ARENA;
     assert_eq!(
-        leaves(&division, ARENA, ARENA + size),
+        division.leaves(ARENA..ARENA + size),
         [
             (Leaf::MallocUsed, 0x200),
             (Leaf::HeapFree, size - own - 0x200),

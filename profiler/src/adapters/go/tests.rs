@@ -1,9 +1,8 @@
 //! A literal heap: two arenas' worth of addresses, one span of each kind, and books about them.
 
 use super::*;
-use crate::{adapters::memory::fake::Fake, classify::division::Division, residency::ResidentRange};
+use crate::{adapters::memory::fake::Fake, classify::division::Division};
 use proptest::prelude::*;
-use std::collections::BTreeMap;
 
 const HEAP: u64 = 0x0012_3400_0000 * 16;
 const PAGE: u64 = 8192;
@@ -210,15 +209,9 @@ impl World {
     }
 }
 
-fn leaves(division: &Division, page: u64, pages: u64) -> Vec<(Leaf, u64)> {
-    let mut bytes = BTreeMap::new();
-    let range = ResidentRange {
-        start: HEAP + page * PAGE,
-        end: HEAP + (page + pages) * PAGE,
-        file: false,
-    };
-    division.add_up(&range, &mut bytes);
-    bytes.into_iter().collect()
+/// So many pages of the heap, from this one on.
+fn pages(first: u64, count: u64) -> Range<u64> {
+    HEAP + first * PAGE..HEAP + (first + count) * PAGE
 }
 
 #[test]
@@ -226,7 +219,7 @@ fn every_kind_of_span_is_divided_to_the_byte() {
     let (division, books) = World::new().divided().expect("a sound heap");
     let objects = 6 * 512;
     assert_eq!(
-        leaves(&division, 0, 1),
+        division.leaves(pages(0, 1)),
         [
             (Leaf::HeapObjects, objects),
             // A bit for each word, and the marks.
@@ -234,25 +227,31 @@ fn every_kind_of_span_is_divided_to_the_byte() {
             (Leaf::HeapFree, PAGE - objects - PAGE / 64 - 128),
         ]
     );
-    assert_eq!(leaves(&division, 1, 2), [(Leaf::HeapObjects, 2 * PAGE)]);
-    assert_eq!(leaves(&division, 3, 1), [(Leaf::HeapFree, PAGE)]);
     assert_eq!(
-        leaves(&division, 4, 1),
+        division.leaves(pages(1, 2)),
+        [(Leaf::HeapObjects, 2 * PAGE)]
+    );
+    assert_eq!(division.leaves(pages(3, 1)), [(Leaf::HeapFree, PAGE)]);
+    assert_eq!(
+        division.leaves(pages(4, 1)),
         [(Leaf::TaskStack, 0x200), (Leaf::TaskStackUnused, 0x1e00)]
     );
-    assert_eq!(leaves(&division, 5, 1), [(Leaf::HeapFree, PAGE)]);
+    assert_eq!(division.leaves(pages(5, 1)), [(Leaf::HeapFree, PAGE)]);
     // The thread is on this stack.
     assert_eq!(
-        leaves(&division, 6, 1),
+        division.leaves(pages(6, 1)),
         [
             (Leaf::NativeStack, 0x100),
             (Leaf::StackBelowPointer, 0x1f00)
         ]
     );
-    assert_eq!(leaves(&division, 7, 1), [(Leaf::HeapFree, PAGE)]);
-    assert_eq!(leaves(&division, 8, 4), [(Leaf::AlternateStack, 4 * PAGE)]);
-    assert_eq!(leaves(&division, 12, 1), [(Leaf::GcBookkeeping, PAGE)]);
-    assert_eq!(leaves(&division, 13, 1), [(Leaf::HeapFree, PAGE)]);
+    assert_eq!(division.leaves(pages(7, 1)), [(Leaf::HeapFree, PAGE)]);
+    assert_eq!(
+        division.leaves(pages(8, 4)),
+        [(Leaf::AlternateStack, 4 * PAGE)]
+    );
+    assert_eq!(division.leaves(pages(12, 1)), [(Leaf::GcBookkeeping, PAGE)]);
+    assert_eq!(division.leaves(pages(13, 1)), [(Leaf::HeapFree, PAGE)]);
 
     assert_eq!(books["heap_in_use_bytes"], 3 * PAGE);
     assert_eq!(books["heap_objects_bytes"], objects + 2 * PAGE);
@@ -269,7 +268,7 @@ fn a_running_goroutine_whose_thread_is_elsewhere_may_use_all_of_its_stack() {
     let mut world = World::new();
     world.fake.write(G + 0x90, &2_u32.to_le_bytes());
     let (division, books) = world.divided().expect("a sound heap");
-    assert_eq!(leaves(&division, 4, 1), [(Leaf::TaskStack, PAGE)]);
+    assert_eq!(division.leaves(pages(4, 1)), [(Leaf::TaskStack, PAGE)]);
     assert_eq!(books["stacks_without_pointer"], 1);
 }
 
@@ -278,7 +277,7 @@ fn a_span_that_a_thread_is_at_work_on_is_left_whole() {
     let mut world = World::new();
     world.fake.write(MSPAN + 0x60, &7_u16.to_le_bytes());
     let (division, books) = world.divided().expect("one span for one thread");
-    assert_eq!(leaves(&division, 0, 1), [(Leaf::HeapObjects, PAGE)]);
+    assert_eq!(division.leaves(pages(0, 1)), [(Leaf::HeapObjects, PAGE)]);
     assert_eq!(books["unsettled_spans"], 1);
     world.threads.clear();
     assert!(world.refusal().contains("slots of 1 spans"));

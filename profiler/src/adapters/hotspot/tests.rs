@@ -7,7 +7,6 @@ use crate::{
         Leaf,
         division::{Division, DivisionBuilder},
     },
-    residency::ResidentRange,
     units::PAGE,
 };
 use proptest::prelude::*;
@@ -313,17 +312,6 @@ impl Machine {
     }
 }
 
-fn leaves(division: &Division, start: u64, end: u64) -> Vec<(Leaf, u64)> {
-    let mut bytes = BTreeMap::new();
-    let range = ResidentRange {
-        start,
-        end,
-        file: false,
-    };
-    division.add_up(&range, &mut bytes);
-    bytes.into_iter().collect()
-}
-
 /// One region: a string (24), 100 bytes (16 + 104), a class of 5 words (40), a chunk of 70 words with the
 /// frames from word 60 (32 + 560 + 24 for 140 bits), and a filler of 20 ints (96).
 fn machine_with_one_of_each() -> Machine {
@@ -343,7 +331,7 @@ fn machine_with_one_of_each() -> Machine {
 fn a_region_is_divided_to_the_byte() {
     let (division, books) = machine_with_one_of_each().divided().expect("a sound heap");
     assert_eq!(
-        leaves(&division, HEAP, HEAP + GRAIN),
+        division.leaves(HEAP..HEAP + GRAIN),
         [
             (Leaf::TaskStack, 80),
             (Leaf::TaskStackUnused, 616 - 80),
@@ -373,7 +361,7 @@ fn what_a_thread_has_taken_and_not_used_is_free() {
     let (division, books) = machine.divided().expect("a sound heap");
     assert_eq!(books["thread_buffer_bytes"], 56);
     assert_eq!(
-        leaves(&division, bottom, bottom + GRAIN),
+        division.leaves(bottom..bottom + GRAIN),
         [(Leaf::HeapObjects, 48), (Leaf::HeapFree, GRAIN - 48)]
     );
 }
@@ -392,7 +380,7 @@ fn an_object_may_fill_several_regions() {
     let (division, books) = machine.divided().expect("a sound heap");
     assert_eq!(books["object_bytes"], GRAIN + 104 + 24);
     assert_eq!(
-        leaves(&division, bottom, bottom + 3 * GRAIN),
+        division.leaves(bottom..bottom + 3 * GRAIN),
         [
             (Leaf::HeapObjects, GRAIN + 104 + 24),
             (Leaf::HeapFree, 2 * GRAIN - 104 - 24),
@@ -490,7 +478,7 @@ fn blocks_of_code_are_used_or_free() {
     assert_eq!(books["code_used_bytes"], 14 * 128);
     assert_eq!(books["code_free_bytes"], 2 * PAGE - 14 * 128);
     assert_eq!(
-        leaves(&division, CODE, CODE + 2 * PAGE),
+        division.leaves(CODE..CODE + 2 * PAGE),
         [(Leaf::Jit, 14 * 128), (Leaf::HeapFree, 2 * PAGE - 14 * 128)]
     );
     let refusal = machine_with_code(&[(4, 1), (65, 1)]).divided();

@@ -8,7 +8,7 @@ use super::{layout::LAYOUTS, *};
 use crate::{
     adapters::memory::fake::Fake,
     classify::{division::Division, rules::RULES, runtime::Image},
-    residency::{ProcessSnapshot, ResidentRange},
+    residency::ProcessSnapshot,
 };
 
 const HEAP: u64 = 0x5000_0000;
@@ -209,14 +209,8 @@ impl Heap {
     fn divided(&self) -> Result<(Division, Books), Refusal> {
         let process = ProcessSnapshot {
             tgid: 7,
-            vmas: Vec::new(),
             resident: self.fake.resident(),
-            rss_bytes: 0,
-            pss_bytes: 0,
-            vm_hwm_bytes: 0,
-            page_tables_bytes: 0,
-            threads: 1,
-            unexplained_bytes: 0,
+            ..ProcessSnapshot::default()
         };
         let target = Target {
             memory: &Memory::new(&self.fake, &process.resident),
@@ -236,14 +230,8 @@ impl Heap {
 
     fn leaves(&self, page: u64) -> BTreeMap<Leaf, u64> {
         let (division, _) = self.divided().expect("a sound heap");
-        let range = ResidentRange {
-            start: Heap::page_at(page),
-            end: Heap::page_at(page + 1),
-            file: false,
-        };
-        let mut bytes = BTreeMap::new();
-        division.add_up(&range, &mut bytes);
-        bytes
+        let leaves = division.leaves(Heap::page_at(page)..Heap::page_at(page + 1));
+        leaves.into_iter().collect()
     }
 }
 
