@@ -17,7 +17,7 @@ use std::ops::Range;
 
 use super::{
     Books, Refusal, Target,
-    memory::{Memory, Unreadable},
+    memory::{Memory, Unreadable, Words},
 };
 use crate::{
     classify::{Leaf, division::DivisionBuilder, runtime::Runtime},

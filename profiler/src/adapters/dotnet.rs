@@ -18,7 +18,10 @@
 //! Only the workstation collector, and CoreCLR 3.1, whose library keeps its symbols. Later ones are
 //! stripped: their heap stays undivided.
 
-use super::{Books, Refusal, Target, elf, memory::Memory};
+use super::{
+    Books, Refusal, Target, elf,
+    memory::{Memory, Words},
+};
 use crate::classify::{Leaf, division::DivisionBuilder, runtime::Runtime};
 
 const LIBRARY: &str = "libcoreclr.so";

@@ -30,11 +30,7 @@ pub fn addresses(
     let file = open(process.tgid, vma).ok_or_else(|| unreadable("is not the one it was"))?;
     let cache = ReadCache::new(file);
     let elf = object::File::parse(&cache).map_err(|error| unreadable(&error.to_string()))?;
-    let first = elf
-        .segments()
-        .find(|segment| segment.file_range().0 == 0)
-        .ok_or_else(|| unreadable("does not map its header"))?;
-    let bias = vma.start.wrapping_sub(page_floor(first.address()));
+    let bias = bias(&elf, vma.start).ok_or_else(|| unreadable("does not map its header"))?;
     let found = elf
         .symbols()
         .chain(elf.dynamic_symbols())
@@ -44,6 +40,13 @@ pub fn addresses(
         .map(|(name, address)| (name.to_owned(), address.wrapping_add(bias)))
         .collect();
     Ok(Some(found))
+}
+
+/// What to add to an address in the file, wrapping, when its first byte is mapped at `start`; `None` where no
+/// segment has that byte.
+pub fn bias<'a>(elf: &impl Object<'a>, start: u64) -> Option<u64> {
+    let first = elf.segments().find(|it| it.file_range().0 == 0)?;
+    Some(start.wrapping_sub(page_floor(first.address())))
 }
 
 /// The mapped file, as the process sees it; `None` when another one has its name by now.

@@ -20,7 +20,7 @@ use std::collections::{BTreeSet, HashSet};
 
 use super::{
     Books, Refusal, Target,
-    memory::{Memory, Unreadable},
+    memory::{Memory, Unreadable, Words},
 };
 use crate::classify::{Leaf, division::DivisionBuilder};
 

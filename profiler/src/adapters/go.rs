@@ -22,7 +22,7 @@ use std::{iter::Peekable, ops::Range};
 
 use super::{
     Books, Refusal, Target,
-    memory::{Memory, Unreadable},
+    memory::{Memory, Unreadable, Words},
 };
 use crate::classify::{Leaf, division::DivisionBuilder, runtime::Runtime};
 use layout::{Field, Fields};

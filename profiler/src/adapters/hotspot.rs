@@ -20,7 +20,7 @@ mod heap;
 mod klass;
 mod tables;
 
-use super::{Books, Refusal, Target};
+use super::{Books, Refusal, Target, memory::Words};
 use crate::classify::{division::DivisionBuilder, runtime::Runtime};
 use klass::Classes;
 use tables::{Exports, Flags, Tables, View};

@@ -23,6 +23,40 @@ pub struct Unreadable {
     pub address: u64,
 }
 
+/// Memory that is read by address.
+pub trait Words {
+    /// Fills `into`. Fails when a part of it cannot be read.
+    fn read(&self, address: u64, into: &mut [u8]) -> Result<(), Unreadable>;
+
+    /// A little-endian word of eight bytes.
+    fn u64(&self, address: u64) -> Result<u64, Unreadable> {
+        let mut bytes = [0; 8];
+        self.read(address, &mut bytes)?;
+        Ok(u64::from_le_bytes(bytes))
+    }
+
+    /// A little-endian word of four bytes.
+    fn u32(&self, address: u64) -> Result<u32, Unreadable> {
+        let mut bytes = [0; 4];
+        self.read(address, &mut bytes)?;
+        Ok(u32::from_le_bytes(bytes))
+    }
+
+    /// A little-endian word of two bytes.
+    fn u16(&self, address: u64) -> Result<u16, Unreadable> {
+        let mut bytes = [0; 2];
+        self.read(address, &mut bytes)?;
+        Ok(u16::from_le_bytes(bytes))
+    }
+
+    /// One byte.
+    fn u8(&self, address: u64) -> Result<u8, Unreadable> {
+        let mut byte = [0];
+        self.read(address, &mut byte)?;
+        Ok(byte[0])
+    }
+}
+
 /// Where bytes come from: a process, or a recording of one in tests.
 pub trait Source {
     /// Fills `into` with the bytes at `address`, all of which are resident.
@@ -79,20 +113,6 @@ impl<'a> Memory<'a> {
         }
     }
 
-    /// Fills `into`. Fails when a page of it is not resident.
-    pub fn read(&self, address: u64, into: &mut [u8]) -> Result<(), Unreadable> {
-        let mut done = 0;
-        while done < into.len() {
-            let at = address
-                .checked_add(done as u64)
-                .ok_or(Unreadable { address })?;
-            let in_page = (PAGE - at % PAGE).min((into.len() - done) as u64) as usize;
-            self.read_in_page(at, &mut into[done..done + in_page])?;
-            done += in_page;
-        }
-        Ok(())
-    }
-
     /// Fills `into` by a call of its own, past the blocks that are kept: for things that are few in a block,
     /// most of which would be read for nothing.
     pub fn read_past_cache(&self, address: u64, into: &mut [u8]) -> Result<(), Unreadable> {
@@ -144,37 +164,24 @@ impl<'a> Memory<'a> {
         block
     }
 
-    /// A little-endian word of eight bytes.
-    pub fn u64(&self, address: u64) -> Result<u64, Unreadable> {
-        let mut bytes = [0; 8];
-        self.read(address, &mut bytes)?;
-        Ok(u64::from_le_bytes(bytes))
-    }
-
-    /// A little-endian word of four bytes.
-    pub fn u32(&self, address: u64) -> Result<u32, Unreadable> {
-        let mut bytes = [0; 4];
-        self.read(address, &mut bytes)?;
-        Ok(u32::from_le_bytes(bytes))
-    }
-
-    /// A little-endian word of two bytes.
-    pub fn u16(&self, address: u64) -> Result<u16, Unreadable> {
-        let mut bytes = [0; 2];
-        self.read(address, &mut bytes)?;
-        Ok(u16::from_le_bytes(bytes))
-    }
-
-    /// One byte.
-    pub fn u8(&self, address: u64) -> Result<u8, Unreadable> {
-        let mut byte = [0];
-        self.read(address, &mut byte)?;
-        Ok(byte[0])
-    }
-
     /// What of `start..end` is resident, in address order.
     pub fn resident(&self, start: u64, end: u64) -> impl Iterator<Item = ResidentRange> + '_ {
         clip(self.resident, start, end)
+    }
+}
+
+impl Words for Memory<'_> {
+    fn read(&self, address: u64, into: &mut [u8]) -> Result<(), Unreadable> {
+        let mut done = 0;
+        while done < into.len() {
+            let at = address
+                .checked_add(done as u64)
+                .ok_or(Unreadable { address })?;
+            let in_page = (PAGE - at % PAGE).min((into.len() - done) as u64) as usize;
+            self.read_in_page(at, &mut into[done..done + in_page])?;
+            done += in_page;
+        }
+        Ok(())
     }
 }
 

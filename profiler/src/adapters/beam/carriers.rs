@@ -16,7 +16,10 @@ use std::{
 };
 
 use super::{
-    super::{Refusal, memory::Memory},
+    super::{
+        Refusal,
+        memory::{Memory, Words},
+    },
     ALLOCATORS, EHEAP,
     machine::Machine,
 };

@@ -2,8 +2,7 @@
 
 use object::{Object, ObjectSegment, ObjectSymbol};
 
-use super::super::{Refusal, Target};
-use crate::units::page_floor;
+use super::super::{Refusal, Target, elf};
 
 /// `sizeof(Process)` in OTP 25 with BeamAsm, the JIT compiler (struct process, erl_process.h).
 pub(super) const PROCESS_BYTES: u64 = 776;
@@ -62,11 +61,8 @@ impl Machine {
                 )));
             }
         }
-        let first = elf
-            .segments()
-            .find(|segment| segment.file_range().0 == 0)
+        let bias = elf::bias(&elf, mapped)
             .ok_or_else(|| Refusal("the executable does not map its header".into()))?;
-        let bias = mapped.wrapping_sub(page_floor(first.address()));
         let address = |name| {
             let symbol = elf
                 .dynamic_symbols()

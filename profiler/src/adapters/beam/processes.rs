@@ -3,7 +3,10 @@
 use std::ops::Range;
 
 use super::{
-    super::{Books, Refusal, memory::Memory},
+    super::{
+        Books, Refusal,
+        memory::{Memory, Words},
+    },
     machine::{Machine, PROCESS_BYTES},
 };
 

@@ -3,6 +3,7 @@
 use std::ops::Range;
 
 use super::{Program, Refusal};
+use crate::adapters::memory::Words;
 
 /// Bytes of a page of the heap (`_PageSize`, malloc.go and internal/runtime/gc; 8 KiB since Go 1.2).
 /// That it still is so shows in every span: a large one has as many bytes as its pages.

@@ -3,6 +3,7 @@
 use std::collections::HashSet;
 
 use super::{Field, Program, Refusal};
+use crate::adapters::memory::Words;
 
 /// Values of `g.atomicstatus` (runtime2.go). Those from 7 on differ in few versions, and mean what
 /// `_Gwaiting` means for us: the goroutine sleeps, and has saved its stack pointer.

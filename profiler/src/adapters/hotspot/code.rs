@@ -9,7 +9,7 @@ use super::{
     tables::{Tables, View},
 };
 use crate::{
-    adapters::Refusal,
+    adapters::{Refusal, memory::Words},
     classify::{Leaf, division::DivisionBuilder},
 };
 

@@ -17,7 +17,7 @@ use super::{
     tables::{Flags, Tables, View},
 };
 use crate::{
-    adapters::Refusal,
+    adapters::{Refusal, memory::Words},
     classify::{Leaf, division::DivisionBuilder},
 };
 

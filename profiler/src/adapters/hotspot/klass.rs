@@ -13,7 +13,7 @@
 use std::{cell::RefCell, collections::HashMap};
 
 use super::tables::{Flags, Tables, View};
-use crate::adapters::Refusal;
+use crate::adapters::{Refusal, memory::Words};
 
 /// Bytes of a word.
 pub const WORD: u64 = 8;

@@ -16,7 +16,7 @@ use std::{
 use crate::{
     adapters::{
         Refusal, elf,
-        memory::{Memory, Unreadable},
+        memory::{Memory, Unreadable, Words},
     },
     classify::runtime::file_name,
     residency::{ProcessSnapshot, Vma},
@@ -73,26 +73,6 @@ impl<'a> View<'a> {
         self.memory
     }
 
-    /// Fills `into`.
-    pub fn read(&self, address: u64, into: &mut [u8]) -> Result<(), Unreadable> {
-        if self.memory.read(address, into).is_ok() {
-            return Ok(());
-        }
-        let mut done = 0;
-        while done < into.len() {
-            let at = address
-                .checked_add(done as u64)
-                .ok_or(Unreadable { address })?;
-            let in_page = ((PAGE - at % PAGE) as usize).min(into.len() - done);
-            let part = &mut into[done..done + in_page];
-            if self.memory.read(at, part).is_err() {
-                self.read_in_page_of_file(at, part)?;
-            }
-            done += in_page;
-        }
-        Ok(())
-    }
-
     fn read_in_page_of_file(&self, address: u64, into: &mut [u8]) -> Result<(), Unreadable> {
         let unreadable = Unreadable { address };
         let page = address - address % PAGE;
@@ -113,34 +93,6 @@ impl<'a> View<'a> {
         let offset = (address - page) as usize;
         into.copy_from_slice(&bytes[offset..offset + into.len()]);
         Ok(())
-    }
-
-    /// A little-endian word of eight bytes.
-    pub fn u64(&self, address: u64) -> Result<u64, Unreadable> {
-        let mut bytes = [0; 8];
-        self.read(address, &mut bytes)?;
-        Ok(u64::from_le_bytes(bytes))
-    }
-
-    /// A little-endian word of four bytes.
-    pub fn u32(&self, address: u64) -> Result<u32, Unreadable> {
-        let mut bytes = [0; 4];
-        self.read(address, &mut bytes)?;
-        Ok(u32::from_le_bytes(bytes))
-    }
-
-    /// A little-endian word of two bytes.
-    pub fn u16(&self, address: u64) -> Result<u16, Unreadable> {
-        let mut bytes = [0; 2];
-        self.read(address, &mut bytes)?;
-        Ok(u16::from_le_bytes(bytes))
-    }
-
-    /// One byte.
-    pub fn u8(&self, address: u64) -> Result<u8, Unreadable> {
-        let mut byte = [0];
-        self.read(address, &mut byte)?;
-        Ok(byte[0])
     }
 
     /// A text that ends with a zero byte; `None` for the null address.
@@ -166,6 +118,27 @@ impl<'a> View<'a> {
             at = at.wrapping_add(in_page as u64);
         }
         Err(Refusal(format!("the name at {address:#x} does not end")))
+    }
+}
+
+impl Words for View<'_> {
+    fn read(&self, address: u64, into: &mut [u8]) -> Result<(), Unreadable> {
+        if self.memory.read(address, into).is_ok() {
+            return Ok(());
+        }
+        let mut done = 0;
+        while done < into.len() {
+            let at = address
+                .checked_add(done as u64)
+                .ok_or(Unreadable { address })?;
+            let in_page = ((PAGE - at % PAGE) as usize).min(into.len() - done);
+            let part = &mut into[done..done + in_page];
+            if self.memory.read(at, part).is_err() {
+                self.read_in_page_of_file(at, part)?;
+            }
+            done += in_page;
+        }
+        Ok(())
     }
 }
 

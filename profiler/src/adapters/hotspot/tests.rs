@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::{
-    adapters::memory::{Memory, fake::Fake},
+    adapters::memory::{Memory, Words, fake::Fake},
     classify::{
         Leaf,
         division::{Division, DivisionBuilder},

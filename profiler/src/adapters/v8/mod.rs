@@ -32,7 +32,7 @@ use self::layout::{
 };
 use super::{
     Books, Refusal, Target,
-    memory::{Memory, Unreadable},
+    memory::{Memory, Unreadable, Words},
 };
 use crate::{
     classify::{
