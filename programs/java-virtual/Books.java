@@ -4,6 +4,7 @@ import java.util.Arrays;
 import java.util.Map;
 import java.util.StringTokenizer;
 import java.util.TreeMap;
+import java.util.concurrent.Semaphore;
 
 /**
  * Runs another main class, and on SIGUSR2 prints what the JVM says of its own memory: the books that a look
@@ -14,30 +15,51 @@ import java.util.TreeMap;
  */
 public class Books {
     public static void main(String[] args) throws Exception {
-        // The handler gets a thread of its own when the signal comes; until then there is nothing.
-        sun.misc.Signal.handle(new sun.misc.Signal("USR2"), signal -> print());
+        Semaphore asked = new Semaphore(0);
+        sun.misc.Signal.handle(new sun.misc.Signal("USR2"), signal -> asked.release());
+        Thread printer = new Thread(() -> print(asked), "books");
+        printer.setDaemon(true);
+        printer.start();
         Method main = Class.forName(args[0]).getMethod("main", String[].class);
         main.invoke(null, (Object) Arrays.copyOfRange(args, 1, args.length));
     }
 
-    static void print() {
+    static void print(Semaphore asked) {
         try {
-            Map<String, Long> books = new TreeMap<>();
-            classes(command("GC.class_histogram -all"), books);
-            kilobytes("heap.used", "used ", command("GC.heap_info"), books);
-            kilobytes("code.used", ", used=", command("Compiler.codecache"), books);
-            map(command("System.map"), books);
-            StringBuilder line = new StringBuilder("books={");
-            for (Map.Entry<String, Long> book : books.entrySet()) {
-                line.append(line.length() == 7 ? "\"" : ", \"").append(book.getKey());
-                line.append("\": ").append(book.getValue());
+            // Once for nothing: so the classes and code that it takes are there before the program begins.
+            sun.misc.Signal.raise(new sun.misc.Signal("USR2"));
+            asked.acquire();
+            line();
+            while (true) {
+                asked.acquire();
+                System.out.println(line());
+                System.out.flush();
             }
-            System.out.println(line.append('}'));
-            System.out.flush();
         } catch (Throwable error) {
             error.printStackTrace();
             Runtime.getRuntime().halt(1);
         }
+    }
+
+    static String line() throws Exception {
+        // The signal has a thread of its own, and it a stack.
+        for (Thread handler : Thread.getAllStackTraces().keySet()) {
+            if (handler.getName().equals("SIGUSR2 handler")) {
+                handler.join();
+            }
+        }
+        Map<String, Long> books = new TreeMap<>();
+        // First, since all that follows makes objects.
+        map(command("System.map"), books);
+        classes(command("GC.class_histogram -all"), books);
+        kilobytes("heap.used", "used ", command("GC.heap_info"), books);
+        kilobytes("code.used", ", used=", command("Compiler.codecache"), books);
+        StringBuilder line = new StringBuilder("books={");
+        for (Map.Entry<String, Long> book : books.entrySet()) {
+            line.append(line.length() == 7 ? "\"" : ", \"").append(book.getKey());
+            line.append("\": ").append(book.getValue());
+        }
+        return line.append('}').toString();
     }
 
     /** What jcmd would print; nothing when this JVM does not know the command (System.map before 24). */

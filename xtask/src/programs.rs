@@ -103,6 +103,9 @@ pub struct Comparison {
     /// Or in bytes, where making the books takes memory itself.
     #[serde(default)]
     pub limit_bytes: u64,
+    /// Only some versions of the runtime have the figure: where its books lack it, nothing is compared.
+    #[serde(default)]
+    pub where_told: bool,
 }
 
 /// One name and number of the version that results carry.

@@ -37,7 +37,19 @@ pub fn divide(target: &Target, into: &mut DivisionBuilder) -> Result<Option<Book
         return Ok(None);
     };
     let view = View::of_process(target.memory, target.process);
-    divide_machine(&view, &exports, into).map(Some)
+    let mut books = divide_machine(&view, &exports, into)?;
+    books.extend(resident(target));
+    Ok(Some(books))
+}
+
+/// Resident bytes by rule: `resident.jvm.heap_bytes`. What `jcmd System.map` tells by its tags.
+fn resident(target: &Target) -> Books {
+    let mut books = Books::new();
+    for region in target.regions {
+        let name = format!("resident.{}_bytes", region.rule.id);
+        *books.entry(name).or_default() += region.resident_bytes;
+    }
+    books
 }
 
 fn divide_machine(
