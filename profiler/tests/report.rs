@@ -25,10 +25,42 @@ C#          100,000                                                             
 
 memory in MiB at the peak; kernel memory is outside RSS; wall in seconds
 B/task: growth of RSS since the program's smallest N, divided by the tasks added
+
+program     runs  base  stacks  heap  runtime  unclassified    RSS  kernel   total  95 % of total  furthest off
+C threads      2   1.3   8,201   283       11            34  8,528  28,948  37,476              -
+Rust tokio     3   2.7       0   440       15             2    457       1     458              -  +0.9 % at 10,000 (+0.1)
+
+bytes per task: median of the slopes between all pairs of runs (Theil-Sen), with its 95 % interval;
+base in MiB of RSS; furthest off: of RSS from that line, in percent and MiB of what was measured
+no interval: too few runs; it takes one run at each of five N, two at three (--repeat 2) or four at two
 ";
     let table = results_table(&results, Colour::Off);
     println!("{table}");
     assert_eq!(table, expected);
+}
+
+#[test]
+fn repeats_show_their_spread_and_give_an_interval() {
+    let mut results = sample::repeated_results();
+    results.runs.retain(|run| run.program == "tokio");
+    let table = results_table(&results, Colour::Off);
+    println!("{table}");
+    assert!(table.contains("completed, median of 5 (RSS 44.6 to 49.7)\n"));
+    assert!(table.contains(
+        "RSS of repeats differs by more than 5 % of the median: Rust tokio at 10,000 by "
+    ));
+    assert!(!table.contains("no interval"));
+    let row = table
+        .lines()
+        .rfind(|line| line.starts_with("Rust tokio"))
+        .unwrap();
+    let (low, rest) = row.split_once(" to ").unwrap();
+    let low: u64 = low.split(' ').next_back().unwrap().parse().unwrap();
+    let high: u64 = rest.split(' ').next().unwrap().parse().unwrap();
+    assert!(
+        (430..458).contains(&low) && (458..500).contains(&high),
+        "{row}"
+    );
 }
 
 #[test]

@@ -4,7 +4,7 @@
 use plotters::style::text_anchor::HPos;
 
 use crate::classify::{Class, Leaf};
-use crate::results::summary::{Cell, kernel_bytes};
+use crate::results::summary::{Cell, FEWEST_TASKS, kernel_bytes};
 use crate::results::{LeafBytes, Peak, Results, Run};
 use crate::units::{human, thousands};
 
@@ -20,8 +20,6 @@ const BAR: i32 = 34;
 const GAP: i32 = 18;
 /// Leaves with less than this part of the whole are summed in one row.
 const LEAST_SHARE: f64 = 0.002;
-/// N from which bytes divided by N say something about a task.
-const FEWEST_TASKS: u64 = 1000;
 
 /// The figure of one run; `None` when it has no peak. `cells` are those of all N: what was there before the
 /// tasks comes from another one.

@@ -126,6 +126,7 @@ fn write(run: Run, outputs: &[Output]) -> Result<()> {
         schema_version: SCHEMA_VERSION,
         host: host::read(),
         runs: vec![run],
+        slopes: Vec::new(),
     };
     // What was measured first, what is drawn from it after.
     for Output { path, .. } in outputs.iter().filter(|it| it.format == Format::Json) {

@@ -2,6 +2,7 @@
 
 mod columns;
 mod run;
+mod slopes;
 mod table;
 
 pub use run::run_report;

@@ -1,12 +1,14 @@
 //! The table that a run of many programs ends with: a row for each program and N.
 
 use crate::classify::Class;
+use crate::results::slopes::slopes_of;
 use crate::results::summary::{Cell, PerTaskMethod, cells, kernel_bytes, per_task};
 use crate::results::{Outcome, Results};
 use crate::units::{MIB, thousands};
 
 use super::Colour;
 use super::columns::{Flush, align};
+use super::slopes::{signed, slopes_table};
 
 const HEADINGS: [&str; 11] = [
     "program",
@@ -29,15 +31,26 @@ const FLUSH: [Flush; 11] = {
     flush
 };
 
+/// Repeats whose RSS differs by more than this part of their median are named below the table.
+const WIDE_SPREAD: f64 = 0.05;
+
 /// Peak figures of every program and N, in the order of running; of repeats the median run. Memory in
-/// MiB, wall time in seconds. Ends with a newline; empty when there is nothing to show.
+/// MiB, wall time in seconds. Then what a task costs. Ends with a newline; empty when there is nothing to
+/// show.
 pub fn results_table(results: &Results, colour: Colour) -> String {
     let cells = cells(results);
     if cells.is_empty() {
         return String::new();
     }
+    let mut tables = vec![peaks_table(&cells, colour)];
+    tables.push(slopes_table(&cells, &slopes_of(&cells), colour));
+    tables.retain(|table| !table.is_empty());
+    tables.join("\n")
+}
+
+fn peaks_table(cells: &[Cell], colour: Colour) -> String {
     let mut rows = vec![HEADINGS.map(str::to_owned)];
-    rows.extend(cells.iter().map(|cell| row(cell, &cells)));
+    rows.extend(cells.iter().map(|cell| row(cell, cells)));
     let lines = align(&rows, FLUSH);
     let mut table = colour.bold(&lines[0]) + "\n";
     for (cell, line) in cells.iter().zip(&lines[1..]) {
@@ -51,7 +64,7 @@ pub fn results_table(results: &Results, colour: Colour) -> String {
     table += "\nmemory in MiB at the peak; kernel memory is outside RSS; wall in seconds\n";
     let methods: Vec<PerTaskMethod> = cells
         .iter()
-        .filter_map(|cell| Some(per_task(cell, &cells)?.method))
+        .filter_map(|cell| Some(per_task(cell, cells)?.method))
         .collect();
     if methods
         .iter()
@@ -63,7 +76,29 @@ pub fn results_table(results: &Results, colour: Colour) -> String {
     if methods.contains(&PerTaskMethod::WholeDividedByN) {
         table += "<= B/task: RSS divided by N, the runtime's base included\n";
     }
-    table
+    table + &wide_spreads(cells)
+}
+
+/// The programs whose repeats differ, which is no error of measurement: above all, the size of a
+/// garbage-collected heap is partly timing.
+fn wide_spreads(cells: &[Cell]) -> String {
+    let wide = |cell: &Cell| {
+        let (least, greatest) = cell.rss_spread()?;
+        let median = cell.median()?.1.rss_bytes.max(1);
+        let share = (greatest - least) as f64 / median as f64;
+        let name = &cell.run().label;
+        let tasks = thousands(cell.tasks);
+        (share > WIDE_SPREAD).then(|| format!("{name} at {tasks} by {:.0} %", share * 100.0))
+    };
+    let wide: Vec<String> = cells.iter().filter_map(wide).collect();
+    if wide.is_empty() {
+        return String::new();
+    }
+    format!(
+        "RSS of repeats differs by more than {:.0} % of the median: {}\n",
+        WIDE_SPREAD * 100.0,
+        wide.join(", ")
+    )
 }
 
 fn row(cell: &Cell, cells: &[Cell]) -> [String; 11] {
@@ -103,18 +138,19 @@ fn per_task_text(cell: &Cell, cells: &[Cell]) -> String {
     } else {
         ""
     };
-    let sign = if per_task.rss.round() < 0.0 { "-" } else { "" };
-    format!(
-        "{limit}{sign}{}",
-        thousands(per_task.rss.abs().round() as u64)
-    )
+    format!("{limit}{}", signed(per_task.rss))
 }
 
 fn outcome(cell: &Cell) -> String {
     let Some(failed) = cell.failure() else {
-        return match cell.repeats() {
-            1 => "completed".to_owned(),
-            repeats => format!("completed, median of {repeats}"),
+        return match cell.rss_spread() {
+            None => "completed".to_owned(),
+            Some((least, greatest)) => format!(
+                "completed, median of {} (RSS {} to {})",
+                cell.repeats(),
+                mib(least),
+                mib(greatest)
+            ),
         };
     };
     let word = match failed.outcome {

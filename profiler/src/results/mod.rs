@@ -5,8 +5,10 @@
 //! schema for readers of the JSON.
 
 pub mod accuracy;
+pub mod slopes;
 pub mod store;
 pub mod summary;
+pub mod theil_sen;
 
 use std::collections::BTreeMap;
 
@@ -34,6 +36,9 @@ pub struct Results {
     pub host: Host,
     /// One entry a run, in the order of running.
     pub runs: Vec<Run>,
+    /// What a task costs, worked out from `runs`: see [`slopes::slopes`].
+    #[serde(default)]
+    pub slopes: Vec<slopes::Slope>,
 }
 
 /// The machine and the settings that move memory figures.

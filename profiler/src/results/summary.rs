@@ -3,8 +3,9 @@
 
 use super::{Outcome, Peak, Results, Run};
 
-/// N from which a total divided by N says something about a task rather than about the runtime's base.
-const FEWEST_TASKS_TO_DIVIDE_BY: u64 = 1000;
+/// N from which memory says something about a task rather than about the runtime's base: below, the noise of
+/// a few pages is larger than what the tasks take.
+pub const FEWEST_TASKS: u64 = 1000;
 
 /// All repeats of one program at one N.
 #[derive(Debug, Clone)]
@@ -88,6 +89,17 @@ impl<'a> Cell<'a> {
         }
     }
 
+    /// The peaks of all completed runs, by rising total.
+    pub fn peaks(&self) -> impl Iterator<Item = &'a Peak> {
+        self.completed.iter().map(|(_, peak)| *peak)
+    }
+
+    /// Least and greatest RSS in bytes over the completed repeats; `None` when there is but one.
+    pub fn rss_spread(&self) -> Option<(u64, u64)> {
+        let rss = || self.peaks().map(|peak| peak.rss_bytes);
+        (self.completed.len() > 1).then_some((rss().min()?, rss().max()?))
+    }
+
     /// The first run that did not complete.
     pub fn failure(&self) -> Option<&'a Run> {
         self.failed.first().copied()
@@ -107,6 +119,17 @@ impl<'a> Cell<'a> {
     pub fn program(&self) -> &'a str {
         &self.run().program
     }
+}
+
+/// The programs of `cells`, in the order of first appearance.
+pub fn programs<'a>(cells: &[Cell<'a>]) -> Vec<&'a str> {
+    let mut programs: Vec<&str> = Vec::new();
+    for cell in cells {
+        if !programs.contains(&cell.program()) {
+            programs.push(cell.program());
+        }
+    }
+    programs
 }
 
 /// Runs of benchmark programs grouped by program and N, in the order of first appearance.
@@ -166,7 +189,7 @@ pub fn per_task(cell: &Cell, cells: &[Cell]) -> Option<PerTask> {
                 method: PerTaskMethod::GrowthSince(tasks),
             })
         }
-        None if cell.tasks >= FEWEST_TASKS_TO_DIVIDE_BY => {
+        None if cell.tasks >= FEWEST_TASKS => {
             let tasks = cell.tasks as f64;
             Some(PerTask {
                 rss: rss / tasks,

@@ -178,6 +178,7 @@ pub fn results() -> Results {
         schema_version: SCHEMA_VERSION,
         host: host(),
         runs: runs.collect(),
+        slopes: Vec::new(),
     }
 }
 
@@ -222,6 +223,7 @@ pub fn empty() -> Results {
         schema_version: SCHEMA_VERSION,
         host: Host::default(),
         runs: Vec::new(),
+        slopes: Vec::new(),
     }
 }
 

@@ -12,7 +12,7 @@ use anyhow::{Context, Result, ensure};
 use profiler::{
     charts,
     report::{Colour, results_table},
-    results::{Outcome, Results, SCHEMA_VERSION, store},
+    results::{Outcome, Results, SCHEMA_VERSION, slopes::slopes, store},
     session::{
         finish::unmeasured,
         host,
@@ -152,6 +152,7 @@ fn measure_all(
         schema_version: SCHEMA_VERSION,
         host: host::read(),
         runs: Vec::new(),
+        slopes: Vec::new(),
     };
     let mut progress = Progress::new(planned.len() as u64);
     let mut ended = Ended::Done;
@@ -198,6 +199,7 @@ fn measure_all(
             ));
         }
         results.runs.push(run);
+        results.slopes = slopes(&results);
         store::write(&results, &file, None)?;
         progress.step();
     }

@@ -13,7 +13,7 @@ use plotters::style::text_anchor::HPos;
 use plotters::style::{Color, TRANSPARENT};
 
 use crate::results::Results;
-use crate::results::summary::Cell;
+use crate::results::summary::{Cell, programs};
 use crate::units::{MIB, thousands};
 
 use super::drawing::{self, Area, Block, Drawn, Figure, Space};
@@ -40,13 +40,7 @@ type Plane<'a, 'b> = ChartContext<'a, SVGBackend<'b>, Cartesian2d<Axis, Axis>>;
 
 /// The figure over all N.
 pub fn figure(results: &Results, cells: &[Cell]) -> Figure {
-    let mut programs: Vec<&str> = Vec::new();
-    for cell in cells {
-        if !programs.contains(&cell.program()) {
-            programs.push(cell.program());
-        }
-    }
-    let lines: Vec<Line> = programs
+    let lines: Vec<Line> = programs(cells)
         .iter()
         .enumerate()
         .map(|(place, name)| Line::new(place, name, cells))
