@@ -49,6 +49,15 @@ pub fn thousands(value: u64) -> String {
     out
 }
 
+/// A figure of which three digits matter: `0.52`, `26.5`, `1,163`.
+pub fn three_digits(value: f64) -> String {
+    match value {
+        value if value >= 100.0 => thousands(value.round() as u64),
+        value if value >= 10.0 => format!("{value:.1}"),
+        value => format!("{value:.2}"),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -74,5 +83,11 @@ mod tests {
         assert_eq!(thousands(999), "999");
         assert_eq!(thousands(100_000), "100,000");
         assert_eq!(thousands(1_000_000), "1,000,000");
+    }
+
+    #[test]
+    fn three_digits_matter() {
+        let shown = [0.523, 26.48, 123.4, 1163.2].map(three_digits);
+        assert_eq!(shown, ["0.52", "26.5", "123", "1,163"]);
     }
 }

@@ -457,6 +457,7 @@ fn with_a_timeline() -> Results {
         name: name.to_owned(),
         from_seconds,
         to_seconds,
+        counters: None,
     };
     run.phases = vec![
         phase("start", 0.0, 0.01),

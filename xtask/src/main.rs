@@ -3,6 +3,7 @@
 mod accuracy;
 mod build;
 mod ebpf;
+mod launch;
 mod measure;
 mod process;
 mod programs;
@@ -41,6 +42,8 @@ enum Arguments {
     Programs(programs::command::Options),
     /// Hold what is found inside the programs against their runtimes' own books
     Accuracy(accuracy::Options),
+    /// Measure how much longer tasks take to start under the profiler
+    Launch(launch::Options),
     /// Boot other kernels in QEMU and run there the tests that depend on the kernel
     Vm(vm::Options),
 }
@@ -80,6 +83,7 @@ fn execute(arguments: Arguments, root: &Path) -> Result<ExitCode> {
         Arguments::Object { comparison } => ebpf::compare(root, comparison)?,
         Arguments::Programs(options) => programs::command::run(&options, root)?,
         Arguments::Accuracy(options) => accuracy::run(&options, root)?,
+        Arguments::Launch(options) => launch::run(&options, root)?,
         Arguments::Vm(options) => vm::run(&options, root)?,
     }
     Ok(ExitCode::SUCCESS)

@@ -139,6 +139,14 @@ impl TargetGroup {
         }
     }
 
+    /// The cgroup's directory; `None` without a cgroup.
+    pub fn directory(&self) -> Option<&Path> {
+        match self {
+            TargetGroup::Cgroup(cgroup) => Some(cgroup.directory()),
+            TargetGroup::Processes(_) => None,
+        }
+    }
+
     /// Moves process `pid`, with all its threads, into the group. Its later children are born in
     /// it. Does nothing without a cgroup, where the list decides who belongs.
     pub fn add(&self, pid: u32) -> Result<(), GroupError> {

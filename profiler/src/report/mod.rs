@@ -1,6 +1,7 @@
 //! Results as text for a terminal: a table over many runs, or a page about one. Values in, text out.
 
 mod columns;
+mod launch;
 mod run;
 mod slopes;
 mod table;

@@ -1,6 +1,6 @@
 //! What a task costs: base and bytes per task of each program, a row a program.
 
-use crate::results::slopes::{Quantity, Residual, Slope, find};
+use crate::results::slopes::{Quantity, Residual, Slope, find, whole};
 use crate::results::summary::{Cell, programs};
 use crate::units::{MIB, thousands};
 
@@ -56,11 +56,6 @@ pub fn slopes_table(cells: &[Cell], slopes: &[Slope], colour: Colour) -> String 
         table += "no interval: too few runs; it takes one run at each of five N, two at three (--repeat 2) or four at two\n";
     }
     table
-}
-
-/// RSS and kernel memory, or RSS where the kernel's was not measured.
-pub fn whole<'a>(slopes: &'a [Slope], program: &str) -> Option<&'a Slope> {
-    find(slopes, program, Quantity::Total).or_else(|| find(slopes, program, Quantity::Rss))
 }
 
 fn row<'a>(label: &str, of: impl Fn(Quantity) -> Option<&'a Slope>) -> Option<[String; 12]> {

@@ -8,6 +8,7 @@ use crate::units::{MIB, thousands};
 
 use super::Colour;
 use super::columns::{Flush, align};
+use super::launch::launch_table;
 use super::slopes::{signed, slopes_table};
 
 const HEADINGS: [&str; 11] = [
@@ -35,15 +36,18 @@ const FLUSH: [Flush; 11] = {
 const WIDE_SPREAD: f64 = 0.05;
 
 /// Peak figures of every program and N, in the order of running; of repeats the median run. Memory in
-/// MiB, wall time in seconds. Then what a task costs. Ends with a newline; empty when there is nothing to
+/// MiB, wall time in seconds. Then what a task costs, and what it takes to start. Ends with a newline; empty when there is nothing to
 /// show.
 pub fn results_table(results: &Results, colour: Colour) -> String {
     let cells = cells(results);
     if cells.is_empty() {
         return String::new();
     }
-    let mut tables = vec![peaks_table(&cells, colour)];
-    tables.push(slopes_table(&cells, &slopes_of(&cells), colour));
+    let mut tables = vec![
+        peaks_table(&cells, colour),
+        slopes_table(&cells, &slopes_of(&cells), colour),
+        launch_table(&cells, colour),
+    ];
     tables.retain(|table| !table.is_empty());
     tables.join("\n")
 }

@@ -5,6 +5,7 @@
 //! schema for readers of the JSON.
 
 pub mod accuracy;
+pub mod launch;
 pub mod slopes;
 pub mod store;
 pub mod summary;
@@ -20,7 +21,7 @@ pub use crate::{
     kernel_memory::Kernel,
     probes::{
         attach::{Probe, ProbeState},
-        counters::Counters,
+        counters::{Counters, Scope},
     },
 };
 
@@ -311,6 +312,9 @@ pub struct Phase {
     pub from_seconds: f64,
     /// Seconds after exec.
     pub to_seconds: f64,
+    /// perf counters of this part; `None` where they were not read at its begin or end.
+    #[serde(default)]
+    pub counters: Option<Counters>,
 }
 
 /// One process of the tree.

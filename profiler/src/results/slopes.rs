@@ -115,6 +115,11 @@ pub fn find<'a>(slopes: &'a [Slope], program: &str, class: Quantity) -> Option<&
         .find(|slope| slope.program == program && slope.class == class)
 }
 
+/// RSS and kernel memory, or RSS where the kernel's was not measured.
+pub fn whole<'a>(slopes: &'a [Slope], program: &str) -> Option<&'a Slope> {
+    find(slopes, program, Quantity::Total).or_else(|| find(slopes, program, Quantity::Rss))
+}
+
 /// `None` also where some runs lack the figure: a line through different things would be none.
 fn slope(program: &str, own: &[&Cell], class: Quantity) -> Option<Slope> {
     let runs: Option<Vec<(u64, f64)>> = own

@@ -94,6 +94,11 @@ impl<'a> Cell<'a> {
         self.completed.iter().map(|(_, peak)| *peak)
     }
 
+    /// All completed runs with a peak.
+    pub fn completed_runs(&self) -> impl Iterator<Item = &'a Run> {
+        self.completed.iter().map(|(run, _)| *run)
+    }
+
     /// Least and greatest RSS in bytes over the completed repeats; `None` when there is but one.
     pub fn rss_spread(&self) -> Option<(u64, u64)> {
         let rss = || self.peaks().map(|peak| peak.rss_bytes);

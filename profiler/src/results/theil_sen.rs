@@ -237,7 +237,7 @@ mod tests {
         assert!((found.slope - 450.0).abs() < 5.0, "{found:?}");
         assert!((found.base - 2_800_000.0).abs() < 1000.0, "{found:?}");
         let [low, high] = found.slope_interval.unwrap();
-        assert!(low <= 450.0 && 450.0 <= high && high < 500.0, "{found:?}");
+        assert!((low..=high).contains(&450.0) && high < 500.0, "{found:?}");
         let [low, high] = clean.slope_interval.unwrap();
         assert!(440.0 < low && high < 460.0, "{clean:?}");
         let [low, high] = clean.base_range.unwrap();

@@ -61,18 +61,20 @@ pub(super) fn run(ended: Ended, job: &Job, started: SystemTime) -> Result<Run> {
     if ended.analysis.best.is_none() {
         warnings.push("the program ended before it could be scanned".into());
     }
+    let mut phases = timeline::phases(
+        ended.launch_ns.map(seconds),
+        ended.alive_ns.map(seconds),
+        job.contract.map(|contract| contract.seconds),
+        wall_seconds,
+    );
+    ended.phase_counters.fill(&mut phases, &ended.counters);
     let marks = &ended.high_water_marks;
     Ok(Run {
         exit_status: Some(ended.exit_status),
         wall_seconds,
         frozen_seconds: ended.frozen.as_secs_f64(),
         launch_seconds: ended.alive_ns.map(seconds),
-        phases: timeline::phases(
-            ended.launch_ns.map(seconds),
-            ended.alive_ns.map(seconds),
-            job.contract.map(|contract| contract.seconds),
-            wall_seconds,
-        ),
+        phases,
         live_tasks_peak: ended.words.live_peak,
         processes: processes(&ended.analysis, &ended.highest, seconds),
         peak: ended.analysis.best.as_ref().map(|best| {

@@ -30,6 +30,7 @@ use super::{
     job::Job,
     ledger::Highest,
     outcome::{Word, Words},
+    phase_counters::PhaseCounters,
     record,
     timeline::{self, Due, Timeline},
 };
@@ -68,6 +69,9 @@ pub(super) struct Following<'a> {
     books: Books,
     probes: Probes,
     counters: TreeCounters,
+    phase_counters: PhaseCounters,
+    /// How long each task waits.
+    task_wait: Option<Duration>,
     event_log: EventLog,
     analysis: Option<Analysis>,
     /// With a page ledger: the tree at the candidate for the peak.
@@ -121,6 +125,7 @@ pub(super) struct Ended {
     /// Exit status, 128 + signal number when a signal ended it.
     pub exit_status: i32,
     pub counters: Counters,
+    pub phase_counters: PhaseCounters,
     pub probes: Vec<Probe>,
     pub warnings: Vec<String>,
     pub settings: Vec<String>,
@@ -162,6 +167,10 @@ impl<'a> Following<'a> {
             },
             probes,
             counters,
+            phase_counters: PhaseCounters::default(),
+            task_wait: job
+                .contract
+                .and_then(|contract| Duration::try_from_secs_f64(contract.seconds).ok()),
             event_log,
             analysis: None,
             at_peak: None,
@@ -199,8 +208,14 @@ impl<'a> Following<'a> {
                 Next::Stdout(line) => {
                     let now = monotonic_ns();
                     match self.words.stdout(&line) {
-                        Some(Word::Launch) => self.launch_ns = Some(now),
-                        Some(Word::Alive) => self.alive_ns = Some(now),
+                        Some(Word::Launch) => {
+                            self.launch_ns = Some(now);
+                            self.phase_counters.launch = Some(self.counters.read());
+                        }
+                        Some(Word::Alive) => {
+                            self.alive_ns = Some(now);
+                            self.phase_counters.alive = Some(self.counters.read());
+                        }
                         None => {}
                     }
                 }
@@ -297,6 +312,9 @@ impl<'a> Following<'a> {
         let Some(exec_ns) = self.exec_ns else {
             return Ok(());
         };
+        if self.phase_counters.waited.is_none() && self.have_waited(exec_ns) {
+            self.phase_counters.waited = Some(self.counters.read());
+        }
         let now = Duration::from_nanos(monotonic_ns().saturating_sub(exec_ns));
         let alive = self.alive();
         let by_process: Vec<(u32, u64)> = alive
@@ -338,6 +356,13 @@ impl<'a> Following<'a> {
             spread_bytes: 0,
         }));
         Ok(())
+    }
+
+    /// The first tasks have waited their time, so the plateau is over.
+    fn have_waited(&self, exec_ns: u64) -> bool {
+        let began = self.launch_ns.unwrap_or(exec_ns);
+        let waited = |wait: Duration| monotonic_ns() >= began + wait.as_nanos() as u64;
+        self.alive_ns.is_some() && self.task_wait.is_some_and(waited)
     }
 
     /// All tasks have been alive for a while.
@@ -583,6 +608,7 @@ impl<'a> Following<'a> {
                 }
             },
             counters: self.counters.read(),
+            phase_counters: self.phase_counters,
             probes: self.probes.states,
             warnings: self.warnings,
             settings: super::host::settings(self.environment),

@@ -12,6 +12,7 @@ pub mod job;
 mod ledger;
 pub mod limits;
 pub mod outcome;
+mod phase_counters;
 pub mod replay;
 mod timeline;
 
@@ -129,7 +130,7 @@ fn attach_and_follow(
     let mut refused_tiers = Vec::new();
     let mut probes = attach(tier, &mut refused_tiers)?;
     probes.follow(root)?;
-    let counters = TreeCounters::open(held.pid.as_raw());
+    let counters = TreeCounters::open(held.pid.as_raw(), group.directory());
     // Once the target runs, a signal waits until the event loop is there to act on it.
     follow::hold_signals();
     let running = held.release()?;

@@ -13,6 +13,7 @@ use super::{
     follow::Ended,
     job::Job,
     outcome::Words,
+    phase_counters::PhaseCounters,
     timeline,
 };
 use crate::{
@@ -74,6 +75,7 @@ pub fn replay(log: Vec<Entry<Frozen>>, job: &Job) -> Result<Run> {
         exit_ns: last_ns,
         exit_status: 0,
         counters: Counters::default(),
+        phase_counters: PhaseCounters::default(),
         // A recording has the moment of each scan, not how long it took.
         frozen: Duration::ZERO,
         probes: Vec::new(),

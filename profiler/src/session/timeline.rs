@@ -125,6 +125,7 @@ pub(super) fn phases(
             name: pair[0].0.to_owned(),
             from_seconds: pair[0].1,
             to_seconds: pair[1].1,
+            counters: None,
         })
         .filter(|phase| phase.to_seconds > phase.from_seconds)
         .collect()

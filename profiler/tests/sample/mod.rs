@@ -9,8 +9,8 @@
 
 use profiler::classify::Leaf;
 use profiler::results::{
-    Classes, Counters, EventCounts, Host, Kernel, LeafBytes, Outcome, Peak, Probe, ProbeState,
-    Process, Region, Results, Run, SCHEMA_VERSION, TimelinePoint,
+    Classes, Counters, EventCounts, Host, Kernel, LeafBytes, Outcome, Peak, Phase, Probe,
+    ProbeState, Process, Region, Results, Run, SCHEMA_VERSION, Scope, TimelinePoint,
 };
 use profiler::units::MIB;
 
@@ -289,7 +289,10 @@ impl Sample {
                 Outcome::Failed => Some(32_443),
                 Outcome::Unavailable => None,
             },
-            peak: classes.map(|classes| peak(classes, self.kernel[index])),
+            peak: classes.map(|classes| Peak {
+                threads: if threads { tasks + 1 } else { 6 },
+                ..peak(classes, self.kernel[index])
+            }),
             timeline: vec![TimelinePoint {
                 seconds: 0.5,
                 rss_bytes: 4096,
@@ -297,7 +300,10 @@ impl Sample {
                 kernel_bytes: None,
                 spread_bytes: 0,
             }],
-            phases: Vec::new(),
+            phases: match outcome {
+                Outcome::Completed => self.phases(tasks),
+                _ => Vec::new(),
+            },
             processes: vec![Process {
                 tgid: 4711,
                 parent: None,
@@ -341,6 +347,42 @@ impl Sample {
             adapters: Vec::new(),
             books: None,
         }
+    }
+}
+
+impl Sample {
+    /// A launch of some microseconds a task, more with a longer name; then rest and exit.
+    fn phases(&self, tasks: u64) -> Vec<Phase> {
+        let launch = tasks as f64 * self.label.len() as f64 * 1e-6;
+        let bounds = [
+            0.0,
+            0.01,
+            0.01 + launch,
+            10.01 + launch,
+            10.1 + 2.0 * launch,
+        ];
+        let names = ["start", "launch", "plateau", "exit"];
+        let phase = |(name, bounds): (&str, &[f64])| {
+            let seconds = bounds[1] - bounds[0];
+            Phase {
+                name: name.to_owned(),
+                from_seconds: bounds[0],
+                to_seconds: bounds[1],
+                counters: Some(Counters {
+                    scope: Some(Scope::Cgroup),
+                    task_clock_ns: Some((seconds * 1.5e9) as u64),
+                    minor_faults: Some(tasks / 5),
+                    major_faults: Some(0),
+                    context_switches: Some(tasks),
+                    ..Counters::default()
+                }),
+            }
+        };
+        names
+            .into_iter()
+            .zip(bounds.windows(2))
+            .map(phase)
+            .collect()
     }
 }
 
