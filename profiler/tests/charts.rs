@@ -113,8 +113,18 @@ fn every_figure_is_written_as_svg_and_as_png_at_twice_the_density() {
             "tasks-10000.png",
             "tasks-100000.svg",
             "tasks-100000.png",
+            "launch-10000.svg",
+            "launch-10000.png",
+            "launch-100000.svg",
+            "launch-100000.png",
             "scaling.svg",
-            "scaling.png"
+            "scaling.png",
+            "base-slope.svg",
+            "base-slope.png",
+            "composition.svg",
+            "composition.png",
+            "user-kernel.svg",
+            "user-kernel.png"
         ]
     );
     let png = std::fs::read(directory.join("tasks-1.png")).unwrap();
@@ -246,8 +256,10 @@ fn without_another_n_bytes_per_task_are_called_an_upper_limit() {
     results.runs.retain(|run| run.tasks == Some(100_000));
     charts::draw_all(&results, &pictures("alone")).unwrap();
     let figures = charts::figures(&results);
-    let of_all = figures.iter().filter(|(name, _)| !name.contains('/'));
-    assert_eq!(of_all.count(), 1, "no scaling without a second N");
+    let of_all = figures.iter().map(|(name, _)| name.as_str());
+    let of_all: Vec<&str> = of_all.filter(|name| !name.contains('/')).collect();
+    // Nothing that needs a second N; and no thread program completed.
+    assert_eq!(of_all, ["tasks-100000", "launch-100000"]);
     assert!(figures[0].1.svg.contains("≤ 286 B/task"));
 }
 
@@ -256,7 +268,7 @@ fn scaling_has_a_labelled_line_for_each_program_and_a_cross_for_each_failure() {
     let svg = svg_of(&sample::results(), "scaling");
     for expected in [
         "Rust tokio",
-        "457 B/task",
+        "458 B/task",
         "failed at 32,443",
         "No figure for C#",
         "1,000 MiB",
@@ -538,4 +550,61 @@ fn results_of(run: &Run) -> Results {
         runs: vec![run.clone()],
         ..sample::results()
     }
+}
+
+#[test]
+fn a_program_alone_and_programs_without_a_line_are_drawn() {
+    let mut results = sample::results();
+    results.runs.retain(|run| run.program == "c-threads");
+    charts::draw_all(&results, &pictures("one-program")).unwrap();
+    let svg = svg_of(&results, "base-slope");
+    assert!(svg.contains("C threads takes 1.4 MiB, and 37,476 B a task"));
+    let svg = svg_of(&results, "user-kernel");
+    assert!(svg.contains("Threads: the kernel holds 3.3 times the RSS (C threads)"));
+    assert!(svg.contains(">28.3 KiB a thread (stacks 16.0, page tables 4.0, slab 8.2)<"));
+
+    // A base that is below nothing has no place on a logarithmic axis.
+    for run in &mut results.runs {
+        if let Some(peak) = run.peak.as_mut().filter(|_| run.tasks == Some(1)) {
+            peak.rss_bytes = 0;
+            peak.kernel = profiler::results::Kernel {
+                stacks_bytes: Some(0),
+                ..Default::default()
+            };
+        }
+    }
+    let figures = charts::figures(&results);
+    assert!(figures.iter().all(|(name, _)| name != "base-slope"));
+}
+
+#[test]
+fn intervals_are_bars_through_their_dots() {
+    let results = sample::repeated_results();
+    let svg = svg_of(&results, "base-slope");
+    assert!(svg.contains("95 % interval"));
+    // Across and upright, beside the grid's lines.
+    let colour = "#0077AA";
+    let bars = svg
+        .lines()
+        .filter(|line| line.starts_with("<polyline") && line.contains(colour));
+    assert!(bars.count() >= 2, "of tokio");
+}
+
+#[test]
+fn a_launch_is_told_in_microseconds_of_a_task() {
+    let svg = svg_of(&sample::results(), "launch-100000");
+    // Two letters of Go, ten of Rust tokio.
+    for expected in [
+        "starting one takes 2.00 µs (Go) to 20.0 µs (Java virtual threads)",
+        ">10.0 µs<",
+        ">15.0 µs<",
+        ">0.20 page faults, 1.00 context switches<",
+        "Rust threads, C threads and Java threads failed; C# unavailable",
+    ] {
+        assert!(svg.contains(expected), "{expected}");
+    }
+    let mut silent = sample::results();
+    silent.runs.iter_mut().for_each(|run| run.phases.clear());
+    let figures = charts::figures(&silent);
+    assert!(!figures.iter().any(|(name, _)| name.starts_with("launch")));
 }

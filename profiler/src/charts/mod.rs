@@ -1,16 +1,22 @@
 //! Figures from finished [`Results`]: one file a figure, each drawn as SVG and, from it, as PNG.
 
 mod accuracy;
+mod bars;
+mod base_slope;
+mod composition;
 mod drawing;
 mod frame;
 mod hatching;
 mod label_column;
+mod launch;
 mod leaves;
+mod log_axis;
 mod scaling;
 mod style;
 mod tasks;
 mod text;
 mod timeline;
+mod user_kernel;
 
 use std::collections::BTreeMap;
 use std::io;
@@ -19,8 +25,9 @@ use std::path::{Path, PathBuf};
 use thiserror::Error;
 
 use crate::results::accuracy::Accuracy;
+use crate::results::slopes::slopes_of;
 use crate::results::store::{StoreError, write_atomically};
-use crate::results::summary::{cells, task_counts};
+use crate::results::summary::{FEWEST_TASKS, cells, programs, task_counts};
 use crate::results::{Outcome, Results, Run};
 
 pub use drawing::Figure;
@@ -46,7 +53,9 @@ pub const LEAVES: &str = "leaves";
 
 /// Every figure that `results` have the figures for, with the file name it goes by, without extension.
 ///
-/// `tasks-<N>` for each N, `scaling` when there is more than one, and `timelines/<program>-<N>` and
+/// `tasks-<N>` for each N; `launch-<N>` for each that is not small, where programs say when their tasks are
+/// alive; `scaling`, `base-slope` and `composition` when there is more than one N; `user-kernel` where a program
+/// has a thread a task; and `timelines/<program>-<N>` and
 /// `leaves/<program>-<N>` of the first run of each program at the largest N that it completed. Runs that are not of a benchmark program
 /// (no N) are not drawn; [`timeline_of`] draws any.
 pub fn figures(results: &Results) -> Vec<(String, Figure)> {
@@ -61,9 +70,22 @@ pub fn figures(results: &Results) -> Vec<(String, Figure)> {
             )
         })
         .collect();
-    if counts.len() > 1 {
-        figures.push(("scaling".to_owned(), scaling::figure(results, &cells)));
+    let place = |name: &str| programs(&cells).iter().position(|program| *program == name);
+    for count in counts.iter().filter(|count| **count >= FEWEST_TASKS) {
+        let place = |name: &str| place(name).unwrap_or(0);
+        let figure = launch::figure(results, &cells, *count, place);
+        figures.extend(figure.map(|figure| (format!("launch-{count}"), figure)));
     }
+    let slopes = slopes_of(&cells);
+    let mut add = |name: &str, figure: Option<Figure>| {
+        figures.extend(figure.map(|figure| (name.to_owned(), figure)));
+    };
+    if counts.len() > 1 {
+        add("scaling", Some(scaling::figure(results, &cells, &slopes)));
+        add("base-slope", base_slope::figure(results, &cells, &slopes));
+        add("composition", Some(composition::figure(results, &cells)));
+    }
+    add("user-kernel", user_kernel::figure(results, &cells, &slopes));
     let mut longest: BTreeMap<&str, &Run> = BTreeMap::new();
     for run in &results.runs {
         let known = longest.get(run.program.as_str());

@@ -2,7 +2,8 @@
 
 use plotters::style::RGBColor;
 
-use crate::results::summary::{Cell, PerTaskMethod, per_task, total_bytes};
+use crate::results::slopes::{Slope, whole};
+use crate::results::summary::{Cell, total_bytes};
 use crate::results::{Outcome, Run};
 use crate::units::thousands;
 
@@ -12,8 +13,8 @@ use super::super::style::{self, NAME};
 /// Widest that a name may be, in pixels.
 const NAME_ROOM: i32 = 340;
 
-/// Kernel memory gets a line of its own where it makes the total this many times RSS: below, the two
-/// lines could not be told apart.
+/// RSS gets a line of its own where the total is this many times it: below, the two lines could not be told
+/// apart.
 const KERNEL_MATTERS: f64 = 1.5;
 
 /// One program: bytes over tasks.
@@ -24,27 +25,40 @@ pub struct Line<'a> {
     pub name: String,
     /// Its colour.
     pub colour: RGBColor,
-    /// (tasks, RSS, RSS and kernel), tasks rising.
-    pub points: Vec<(f64, f64, f64)>,
+    /// Tasks rising.
+    pub points: Vec<Point>,
     /// Where it failed.
     pub failure: Option<Failure>,
-    /// Bytes of RSS that a task adds, where the program ran at more than one N.
-    pub slope: Option<f64>,
+    /// What a task adds, where the program ran at more than one N.
+    pub slope: Option<&'a Slope>,
+}
+
+/// The median run at one N.
+#[derive(Debug, Clone, Copy)]
+pub struct Point {
+    /// N.
+    pub tasks: f64,
+    /// Bytes.
+    pub rss: f64,
+    /// RSS and kernel memory.
+    pub total: f64,
+    /// The least and the greatest total of repeats.
+    pub spread: Option<(f64, f64)>,
 }
 
 /// The state in which a program failed.
 pub struct Failure {
     /// Tasks alive then, or asked for where that is not known.
     pub tasks: f64,
-    /// Bytes.
-    pub rss: f64,
-    /// RSS and kernel, where both were measured.
-    pub total: Option<f64>,
+    /// RSS in bytes, where it was looked at then.
+    pub rss: Option<f64>,
+    /// RSS and kernel memory.
+    pub total: f64,
 }
 
 impl<'a> Line<'a> {
     /// The line of `program`, the `place`-th in the figure.
-    pub fn new(place: usize, program: &str, cells: &[Cell<'a>]) -> Self {
+    pub fn new(place: usize, program: &str, cells: &[Cell<'a>], slopes: &'a [Slope]) -> Self {
         let mut own: Vec<&Cell> = cells
             .iter()
             .filter(|cell| cell.program() == program)
@@ -55,24 +69,21 @@ impl<'a> Line<'a> {
             .iter()
             .filter_map(|cell| {
                 let (_, peak) = cell.median()?;
-                Some((
-                    cell.tasks.max(1) as f64,
-                    peak.rss_bytes.max(1) as f64,
-                    total_bytes(peak).max(1) as f64,
-                ))
+                let visible = |bytes: u64| bytes.max(1) as f64;
+                Some(Point {
+                    tasks: visible(cell.tasks),
+                    rss: visible(peak.rss_bytes),
+                    total: visible(total_bytes(peak)),
+                    spread: cell
+                        .spread()
+                        .map(|(least, greatest)| (visible(least), visible(greatest))),
+                })
             })
             .collect();
         let failed = own
             .iter()
             .find(|cell| cell.median().is_none())
             .and_then(|cell| cell.failure());
-        let slope = own.iter().rev().find_map(|cell| {
-            let per_task = per_task(cell, cells)?;
-            match per_task.method {
-                PerTaskMethod::GrowthSince(_) => Some(per_task.rss),
-                PerTaskMethod::WholeDividedByN => None,
-            }
-        });
         let failure = failed
             .filter(|run| run.outcome != Outcome::Unavailable)
             .and_then(|run| point_of_failure(run, &points));
@@ -82,7 +93,7 @@ impl<'a> Line<'a> {
             colour: style::program_colour(run.colour.as_deref(), place),
             points,
             failure,
-            slope,
+            slope: whole(slopes, program),
         }
     }
 
@@ -91,22 +102,22 @@ impl<'a> Line<'a> {
         let failure = self
             .failure
             .as_ref()
-            .map(|failure| (failure.tasks, failure.rss));
-        failure.or_else(|| self.points.last().map(|(tasks, rss, _)| (*tasks, *rss)))
+            .map(|failure| (failure.tasks, failure.total));
+        failure.or_else(|| self.points.last().map(|point| (point.tasks, point.total)))
     }
 
-    /// Whether the total deserves a line of its own.
+    /// Whether RSS deserves a line of its own beside the total.
     pub fn kernel_matters(&self) -> bool {
         self.points
             .last()
-            .is_some_and(|(_, rss, total)| total / rss >= KERNEL_MATTERS)
+            .is_some_and(|point| point.total / point.rss >= KERNEL_MATTERS)
     }
 
     /// What stands beside the name.
     pub fn detail(&self) -> String {
         let slope = self
             .slope
-            .map(|slope| format!("{} B/task", frame::signed_thousands(slope)));
+            .map(|slope| format!("{} B/task", frame::signed_thousands(slope.bytes_per_task)));
         let failure = self
             .failure
             .as_ref()
@@ -119,9 +130,9 @@ impl<'a> Line<'a> {
     }
 }
 
-/// The number of tasks that were alive when `run` failed, and its RSS then. Without them: the number
+/// The number of tasks that were alive when `run` failed, and its memory then. Without them: the number
 /// asked for, at the height of the program's last point.
-fn point_of_failure(run: &Run, points: &[(f64, f64, f64)]) -> Option<Failure> {
+fn point_of_failure(run: &Run, points: &[Point]) -> Option<Failure> {
     let asked = run.tasks?.max(1);
     let alive = run
         .live_tasks_peak
@@ -129,13 +140,13 @@ fn point_of_failure(run: &Run, points: &[(f64, f64, f64)]) -> Option<Failure> {
     match (alive, &run.peak) {
         (Some(alive), Some(peak)) => Some(Failure {
             tasks: alive as f64,
-            rss: peak.rss_bytes.max(1) as f64,
-            total: Some(total_bytes(peak).max(1) as f64),
+            rss: Some(peak.rss_bytes.max(1) as f64),
+            total: total_bytes(peak).max(1) as f64,
         }),
-        _ => points.last().map(|(_, rss, _)| Failure {
+        _ => points.last().map(|point| Failure {
             tasks: asked as f64,
-            rss: *rss,
-            total: None,
+            rss: None,
+            total: point.total,
         }),
     }
 }

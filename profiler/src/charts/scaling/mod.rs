@@ -1,5 +1,5 @@
-//! `scaling`: RSS over the number of tasks, both logarithmic, a line a program. What one task adds
-//! stands beside the end of its line; a cross is where a program failed.
+//! `scaling`: RSS and kernel memory over the number of tasks, both logarithmic, a line a program. What one task
+//! adds stands beside the end of its line; a cross is where a program failed.
 
 mod line;
 
@@ -13,12 +13,14 @@ use plotters::style::text_anchor::HPos;
 use plotters::style::{Color, TRANSPARENT};
 
 use crate::results::Results;
-use crate::results::summary::{Cell, programs};
+use crate::results::slopes::Slope;
+use crate::results::summary::{Cell, kernel_bytes, programs};
 use crate::units::{MIB, thousands};
 
 use super::drawing::{self, Area, Block, Drawn, Figure, Space};
 use super::frame::{self, Heading, counted};
 use super::label_column;
+use super::log_axis::{self, Tick, range};
 use super::style::{self, AXIS, FAILURE, GRID, MARGIN, NAME, SMALL};
 
 use line::Line;
@@ -39,11 +41,11 @@ type Axis = WithKeyPoints<LogCoord<f64>>;
 type Plane<'a, 'b> = ChartContext<'a, SVGBackend<'b>, Cartesian2d<Axis, Axis>>;
 
 /// The figure over all N.
-pub fn figure(results: &Results, cells: &[Cell]) -> Figure {
+pub fn figure(results: &Results, cells: &[Cell], slopes: &[Slope]) -> Figure {
     let lines: Vec<Line> = programs(cells)
         .iter()
         .enumerate()
-        .map(|(place, name)| Line::new(place, name, cells))
+        .map(|(place, name)| Line::new(place, name, cells, slopes))
         .collect();
     let (drawn, absent): (Vec<&Line>, Vec<&Line>) =
         lines.iter().partition(|line| line.end().is_some());
@@ -51,7 +53,7 @@ pub fn figure(results: &Results, cells: &[Cell]) -> Figure {
     let heading = Heading {
         finding: finding(&drawn, cells),
         failures: String::new(),
-        explanations: explanations(&drawn),
+        explanations: explanations(&drawn, cells),
     };
     let mut body: Vec<Box<dyn Block + '_>> = vec![Box::new(Space(28))];
     if !drawn.is_empty() {
@@ -107,13 +109,13 @@ impl Block for Plot<'_> {
         let labels = self.lines.iter().map(label_width).max().unwrap_or(0);
         let right = (style::WIDTH - MARGIN - labels - LEADER).max(600);
         let bytes = byte_range(&self.lines);
-        let ticks = byte_ticks(bytes);
+        let ticks = log_axis::ticks(bytes, MIB as f64, "MiB");
         let tick_widths = ticks.iter().map(|tick| SMALL.width(&tick.label));
         let left = MARGIN + 16 + tick_widths.max().unwrap_or(0);
         let tasks = self.task_range();
         let (labelled, between): (Vec<&Tick>, Vec<&Tick>) =
             ticks.iter().partition(|tick| !tick.label.is_empty());
-        let values = |ticks: Vec<&Tick>| ticks.iter().map(|tick| tick.bytes).collect::<Vec<_>>();
+        let values = |ticks: Vec<&Tick>| ticks.iter().map(|tick| tick.value).collect::<Vec<_>>();
         let counts = self.counts.iter().map(|count| *count as f64).collect();
         let mut plane: Plane = ChartBuilder::on(area)
             .y_label_area_size(left)
@@ -199,7 +201,7 @@ impl Plot<'_> {
 fn byte_axis(plane: &mut Plane, ticks: &[Tick]) -> Drawn {
     let labels: Vec<(f64, String)> = ticks
         .iter()
-        .map(|tick| (tick.bytes, tick.label.clone()))
+        .map(|tick| (tick.value, tick.label.clone()))
         .collect();
     plane
         .configure_mesh()
@@ -218,25 +220,22 @@ fn byte_axis(plane: &mut Plane, ticks: &[Tick]) -> Drawn {
 
 fn draw_line(plane: &mut Plane, line: &Line) -> Drawn {
     if line.kernel_matters() {
-        let completed = line.points.iter().map(|(tasks, _, total)| (*tasks, *total));
+        let completed = line.points.iter().map(|point| (point.tasks, point.rss));
         let failed = line
             .failure
             .as_ref()
-            .and_then(|failure| Some((failure.tasks, failure.total?)));
+            .and_then(|failure| Some((failure.tasks, failure.rss?)));
         let points: Vec<_> = completed.chain(failed).collect();
         let style = line.colour.stroke_width(3);
         plane.draw_series(DashedLineSeries::new(points, 10, 6, style))?;
     }
-    let points: Vec<_> = line
-        .points
-        .iter()
-        .map(|(tasks, rss, _)| (*tasks, *rss))
-        .collect();
+    let totals = line.points.iter().map(|point| (point.tasks, point.total));
+    let totals: Vec<_> = totals.collect();
     let style = line.colour.stroke_width(4);
-    plane.draw_series(LineSeries::new(points.iter().copied(), style))?;
+    plane.draw_series(LineSeries::new(totals.iter().copied(), style))?;
     if let Some(failure) = &line.failure {
-        let at = (failure.tasks, failure.rss);
-        let from = points.last().copied();
+        let at = (failure.tasks, failure.total);
+        let from = totals.last().copied();
         let style = line.colour.stroke_width(3);
         plane.draw_series(DashedLineSeries::new(
             from.into_iter().chain([at]),
@@ -246,70 +245,42 @@ fn draw_line(plane: &mut Plane, line: &Line) -> Drawn {
         ))?;
         plane.draw_series([Cross::new(at, 10, FAILURE.stroke_width(4))])?;
     }
-    for point in points {
-        plane.draw_series(drawing::dot(point, line.colour))?;
+    for point in &line.points {
+        if let Some((least, greatest)) = point.spread {
+            let whisker = [(point.tasks, least), (point.tasks, greatest)];
+            let style = line.colour.stroke_width(8);
+            plane.draw_series(LineSeries::new(whisker, style))?;
+        }
+        let at = (point.tasks, point.total);
+        plane.draw_series(drawing::dot(at, line.colour))?;
     }
     Ok(())
 }
 
-/// A line across the plot.
-struct Tick {
-    bytes: f64,
-    /// Empty for the lines between.
-    label: String,
-}
-
-/// Powers of ten, and the steps between where there are few of those.
-fn byte_ticks((low, high): (f64, f64)) -> Vec<Tick> {
-    let (low, high) = (low / MIB as f64, high / MIB as f64);
-    let (few, very_few) = (high / low < 1e5, high / low < 200.0);
-    let mut ticks = Vec::new();
-    for power in low.log10().floor() as i32..=high.log10().ceil() as i32 {
-        for factor in [1.0, 2.0, 5.0] {
-            let mib = factor * 10f64.powi(power);
-            let is_power = factor == 1.0;
-            if !(low..=high).contains(&mib) || !(is_power || few) {
-                continue;
-            }
-            let label = match mib {
-                _ if !(is_power || very_few) => String::new(),
-                mib if mib < 1.0 => format!("{mib} MiB"),
-                mib => format!("{} MiB", thousands(mib as u64)),
-            };
-            ticks.push(Tick {
-                bytes: mib * MIB as f64,
-                label,
-            });
-        }
-    }
-    ticks
-}
-
-fn range(values: impl Iterator<Item = f64>) -> (f64, f64) {
-    let (low, high) = values.fold((f64::INFINITY, f64::NEG_INFINITY), |(low, high), value| {
-        (low.min(value), high.max(value))
-    });
-    (low, high.max(low * 2.0))
-}
-
-/// From a little below the least to a little above the greatest, kernel lines included.
+/// From a little below the least to a little above the greatest, lines of RSS included.
 fn byte_range(lines: &[&Line]) -> (f64, f64) {
     let values = lines.iter().flat_map(|line| {
         let failure = line.failure.as_ref();
-        let totals = line
+        let rss = line
             .points
             .iter()
-            .map(|(_, _, total)| *total)
-            .chain(failure.and_then(|failure| failure.total));
-        let shown_totals: Vec<f64> = totals.filter(|_| line.kernel_matters()).collect();
+            .map(|point| point.rss)
+            .chain(failure.and_then(|failure| failure.rss));
+        let shown_rss: Vec<f64> = rss.filter(|_| line.kernel_matters()).collect();
         line.points
             .iter()
-            .map(|(_, rss, _)| *rss)
-            .chain(failure.map(|failure| failure.rss))
-            .chain(shown_totals)
+            .flat_map(|point| [point.total].into_iter().chain(ends(point.spread)))
+            .chain(failure.map(|failure| failure.total))
+            .chain(shown_rss)
     });
     let (low, high) = range(values);
     (low / 1.3, high * 1.3)
+}
+
+fn ends(spread: Option<(f64, f64)>) -> impl Iterator<Item = f64> {
+    spread
+        .into_iter()
+        .flat_map(|(least, greatest)| [least, greatest])
 }
 
 /// The title: the least and the greatest cost of a task.
@@ -319,12 +290,12 @@ fn finding(lines: &[&Line], cells: &[Cell]) -> String {
     let span = format!("{} to {}", thousands(least), counted(most, "task"));
     let mut slopes: Vec<(f64, &str)> = lines
         .iter()
-        .filter_map(|line| Some((line.slope?, line.run.label.as_str())))
+        .filter_map(|line| Some((line.slope?.bytes_per_task, line.run.label.as_str())))
         .collect();
     slopes.sort_by(|a, b| a.0.total_cmp(&b.0));
     let bytes = frame::signed_thousands;
     match slopes.as_slice() {
-        [] => format!("{span}: resident memory"),
+        [] => format!("{span}: peak memory"),
         [(slope, program)] => format!("{span}: each task adds {} B ({program})", bytes(*slope)),
         [(low, first), .., (high, last)] => {
             format!(
@@ -336,21 +307,25 @@ fn finding(lines: &[&Line], cells: &[Cell]) -> String {
     }
 }
 
-fn explanations(lines: &[&Line]) -> Vec<String> {
-    let mut said = vec![
-        "Peak resident memory (RSS) over the number of concurrent tasks, both axes logarithmic."
-            .to_owned(),
-    ];
+fn explanations(lines: &[&Line], cells: &[Cell]) -> Vec<String> {
+    let peaks = || cells.iter().filter_map(|cell| Some(cell.median()?.1));
+    let what = match peaks().any(|peak| kernel_bytes(peak).is_some()) {
+        true => "Peak memory, RSS and what the kernel holds beside it,",
+        false => "Peak resident memory (RSS)",
+    };
+    let mut said = vec![format!(
+        "{what} over the number of concurrent tasks, both axes logarithmic."
+    )];
     if lines.iter().any(|line| line.slope.is_some()) {
-        said.push("B/task: RSS at a program's largest N less that at its smallest, divided by the tasks added.".to_owned());
+        said.push("B/task: median slope between all pairs of runs (Theil-Sen).".to_owned());
     }
-    let kernel = "Dashed: with kernel memory, where that adds at least half of RSS.";
+    let rss = "Dashed: RSS alone, where the kernel adds at least half of it.";
     match (
         lines.iter().any(|line| line.kernel_matters()),
         lines.iter().any(|line| line.failure.is_some()),
     ) {
-        (true, true) => said.push(format!("{kernel} ×: failed.")),
-        (true, false) => said.push(kernel.to_owned()),
+        (true, true) => said.push(format!("{rss} ×: failed.")),
+        (true, false) => said.push(rss.to_owned()),
         (false, true) => said.push("×: failed.".to_owned()),
         (false, false) => {}
     }

@@ -3,6 +3,8 @@
 
 mod wording;
 
+pub use wording::failures;
+
 use plotters::backend::SVGBackend;
 use plotters::chart::{ChartBuilder, ChartContext};
 use plotters::coord::cartesian::Cartesian2d;
