@@ -7,6 +7,7 @@
 mod fixtures;
 
 mod at_the_peak;
+mod counters;
 mod endings;
 mod killed;
 mod memory;
