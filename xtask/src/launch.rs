@@ -1,5 +1,5 @@
-//! `cargo xtask launch`: how much longer tasks take to start under the profiler, side by side with the bare
-//! program.
+//! `cargo xtask launch`: how much dearer tasks are to start under the profiler, side by side with the bare
+//! program: the time that passes, and CPU time, which depends less on what else the machine does.
 
 use std::{
     io::{BufRead, BufReader},
@@ -55,8 +55,9 @@ pub fn run(options: &Options, root: &Path) -> Result<()> {
     };
 
     println!("{}, {} tasks", program.label, thousands(options.tasks));
-    println!("round   bare s  profiled s   ratio");
-    let mut ratios = Vec::new();
+    println!("         time, s                    CPU, s");
+    println!("round   bare  profiled   ratio   bare  profiled   ratio");
+    let (mut of_time, mut of_cpu) = (Vec::new(), Vec::new());
     for round in 1..=options.rounds {
         let bare = bare(&ready, contract, &environment)?;
         let job = job(program, &ready, contract, &environment);
@@ -64,19 +65,36 @@ pub fn run(options: &Options, root: &Path) -> Result<()> {
             Measured::Run(run, _) => launch_of(&run)?,
             Measured::Interrupted => bail!("interrupted"),
         };
-        let ratio = profiled / bare;
-        println!("{round:>5}  {bare:>7.3}  {profiled:>10.3}  {ratio:>6.2}");
-        ratios.push(ratio);
+        let ratios = [profiled.time / bare.time, profiled.cpu / bare.cpu];
+        println!(
+            "{round:>5}  {:>5.2}  {:>8.2}  {:>6.2}  {:>5.2}  {:>8.2}  {:>6.2}",
+            bare.time, profiled.time, ratios[0], bare.cpu, profiled.cpu, ratios[1]
+        );
+        of_time.push(ratios[0]);
+        of_cpu.push(ratios[1]);
     }
-    ratios.sort_by(f64::total_cmp);
-    if let (Some(middle), [least, .., greatest]) = (median(&ratios), ratios.as_slice()) {
-        println!("median of the ratios {middle:.2}, from {least:.2} to {greatest:.2}");
-    }
+    print!("{}{}", summary("time", of_time), summary("CPU", of_cpu));
     Ok(())
 }
 
-/// Seconds of the phase `launch` of a profiled run.
-fn launch_of(run: &Run) -> Result<f64> {
+fn summary(what: &str, mut ratios: Vec<f64>) -> String {
+    ratios.sort_by(f64::total_cmp);
+    match (median(&ratios), ratios.as_slice()) {
+        (Some(middle), [least, .., greatest]) => {
+            format!("{what}: median of the ratios {middle:.2}, from {least:.2} to {greatest:.2}\n")
+        }
+        _ => String::new(),
+    }
+}
+
+/// What a launch took, in seconds.
+struct Launched {
+    time: f64,
+    cpu: f64,
+}
+
+/// The phase `launch` of a profiled run.
+fn launch_of(run: &Run) -> Result<Launched> {
     ensure!(
         run.outcome == Outcome::Completed,
         "the profiled run did not complete: {}",
@@ -84,11 +102,15 @@ fn launch_of(run: &Run) -> Result<f64> {
     );
     let phase = run.phases.iter().find(|phase| phase.name == "launch");
     let phase = phase.context("the program did not say that its tasks were alive")?;
-    Ok(phase.to_seconds - phase.from_seconds)
+    let clock = phase.counters.and_then(|counters| counters.task_clock_ns);
+    Ok(Launched {
+        time: phase.to_seconds - phase.from_seconds,
+        cpu: clock.context("the CPU time was not counted")? as f64 / 1e9,
+    })
 }
 
 /// The same of the program alone, from the moments at which its lines arrive.
-fn bare(ready: &Ready, contract: Contract, environment: &[(String, String)]) -> Result<f64> {
+fn bare(ready: &Ready, contract: Contract, environment: &[(String, String)]) -> Result<Launched> {
     let argv = ready.argv(contract.tasks, contract.seconds);
     let (program, arguments) = argv.split_first().context("a program without a command")?;
     let mut child = Command::new(program)
@@ -104,21 +126,39 @@ fn bare(ready: &Ready, contract: Contract, environment: &[(String, String)]) -> 
     for line in BufReader::new(stdout).lines() {
         let line = line?;
         if line.starts_with("launch=") {
-            began = Some(Instant::now());
+            began = Some((Instant::now(), cpu_seconds(child.id())?));
         } else if line.starts_with("alive=") {
-            alive = Some(Instant::now());
+            alive = Some((Instant::now(), cpu_seconds(child.id())?));
         }
     }
     let status = child.wait()?;
     ensure!(status.success(), "the bare program ended with {status}");
     match (began, alive) {
-        (Some(began), Some(alive)) => Ok(alive.duration_since(began).as_secs_f64()),
+        (Some((began, cpu_before)), Some((alive, cpu_after))) => Ok(Launched {
+            time: alive.duration_since(began).as_secs_f64(),
+            cpu: cpu_after - cpu_before,
+        }),
         _ => bail!(
             "not all {} tasks were alive at once; try a longer --seconds than {}",
             thousands(contract.tasks),
             contract.seconds
         ),
     }
+}
+
+/// CPU time that a process has taken so far, all its threads included, in seconds.
+fn cpu_seconds(pid: u32) -> Result<f64> {
+    let mut clock = 0;
+    // SAFETY: both calls write to what they are given, which is of the type that they expect.
+    let time = unsafe {
+        let mut time: libc::timespec = std::mem::zeroed();
+        let error = libc::clock_getcpuclockid(pid.cast_signed(), &raw mut clock);
+        ensure!(error == 0, "process {pid} has no CPU clock");
+        let read = libc::clock_gettime(clock, &raw mut time);
+        ensure!(read == 0, "the CPU clock of process {pid} cannot be read");
+        time
+    };
+    Ok(time.tv_sec as f64 + time.tv_nsec as f64 / 1e9)
 }
 
 fn job(

@@ -178,7 +178,7 @@ pub fn circumstances(results: &Results, cells: &[&Cell]) -> Vec<String> {
     facts.push(
         match cells.iter().map(|cell| cell.repeats()).max().unwrap_or(0) {
             0 | 1 => "1 run each".to_owned(),
-            repeats => format!("median of {repeats} runs, whiskers from least to greatest"),
+            repeats => format!("median of {repeats} runs"),
         },
     );
     if let Some(bound) = peaks.iter().map(|peak| peak.error_bound_bytes).max() {
@@ -191,6 +191,12 @@ pub fn circumstances(results: &Results, cells: &[&Cell]) -> Vec<String> {
     }
     facts.push(format!("profiler {}", results.host.profiler_version));
     facts
+}
+
+/// What the whiskers of a figure are, where it has any: for its explanations.
+pub fn whiskers(cells: &[&Cell]) -> Option<String> {
+    let has_spread = cells.iter().any(|cell| cell.spread().is_some());
+    has_spread.then(|| "Whiskers: from the least to the greatest of the repeats.".to_owned())
 }
 
 /// As [`circumstances`], of a single run.

@@ -319,6 +319,7 @@ fn explanations(lines: &[&Line], cells: &[Cell]) -> Vec<String> {
     if lines.iter().any(|line| line.slope.is_some()) {
         said.push("B/task: median slope between all pairs of runs (Theil-Sen).".to_owned());
     }
+    said.extend(frame::whiskers(&cells.iter().collect::<Vec<_>>()));
     let rss = "Dashed: RSS alone, where the kernel adds at least half of it.";
     match (
         lines.iter().any(|line| line.kernel_matters()),

@@ -127,6 +127,7 @@ pub fn explanations(shown: &[&Cell], cells: &[Cell]) -> Vec<String> {
     if methods.contains(&PerTaskMethod::WholeDividedByN) {
         lines.push("≤ B/task: the whole divided by N, so the runtime's base is in it.".to_owned());
     }
+    lines.extend(frame::whiskers(shown));
     lines
 }
 
