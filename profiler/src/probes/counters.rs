@@ -6,7 +6,7 @@
 //! microseconds for these four, and is what remains where there is no cgroup of version 2, or its perf_event
 //! controller belongs to version 1.
 
-use std::{fs, fs::File, path::Path};
+use std::{fs, fs::File, io, path::Path};
 
 use perf_event::{
     Builder, Counter,
@@ -14,6 +14,8 @@ use perf_event::{
 };
 
 use serde::{Deserialize, Serialize};
+
+use super::attach::{Probe, ProbeState};
 
 /// perf counters of the tree. `None`: the counter could not be opened.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
@@ -65,6 +67,8 @@ impl Counters {
 /// Open counters of the tree.
 pub struct TreeCounters {
     scope: Scope,
+    /// Why the cgroup could not be counted.
+    refusal: Option<String>,
     task_clock: PerCpu,
     minor_faults: PerCpu,
     major_faults: PerCpu,
@@ -80,21 +84,48 @@ impl TreeCounters {
     /// Opens the counters on a process that is held before its exec, and is in the cgroup `directory` where
     /// there is one. A counter that cannot be opened (hardware counters in most virtual machines) is left out.
     pub fn open(pid: i32, directory: Option<&Path>) -> TreeCounters {
-        let in_cgroup = directory.and_then(|directory| {
-            let (group, cpus) = (File::open(directory).ok()?, online_cpus()?);
-            let counters =
-                TreeCounters::of_events(Scope::Cgroup, |event| of_cgroup(event, &group, &cpus));
-            (!counters.task_clock.is_empty()).then_some(counters)
-        });
-        in_cgroup.unwrap_or_else(|| {
-            TreeCounters::of_events(Scope::Inherited, |event| inherited(event, pid))
-        })
+        match TreeCounters::of_group(directory) {
+            Ok(counters) => counters,
+            Err(refusal) => {
+                let open = |event| inherited(event, pid);
+                TreeCounters {
+                    refusal: Some(refusal),
+                    ..TreeCounters::of_events(Scope::Inherited, open)
+                }
+            }
+        }
     }
 
-    fn of_events(scope: Scope, open: impl Fn(Event) -> Option<PerCpu>) -> TreeCounters {
+    fn of_group(directory: Option<&Path>) -> Result<TreeCounters, String> {
+        let directory = directory.ok_or("the target has no cgroup")?;
+        let group = File::open(directory).map_err(|error| error.to_string())?;
+        let cpus = online_cpus().ok_or("no list of the CPUs that are online")?;
+        // This one tells whether it can be done at all: it needs no hardware.
+        of_cgroup(Software::TASK_CLOCK.into(), &group, &cpus).map_err(|error| error.to_string())?;
+        let open = |event| of_cgroup(event, &group, &cpus);
+        Ok(TreeCounters::of_events(Scope::Cgroup, open))
+    }
+
+    /// How the counters were attached, and why not in the better way.
+    pub fn probe(&self) -> Probe {
+        Probe {
+            name: "perf:cgroup".to_owned(),
+            state: match self.refusal {
+                None => ProbeState::Attached,
+                Some(_) => ProbeState::Off,
+            },
+            reason: self
+                .refusal
+                .as_ref()
+                .map(|refusal| format!("counters are inherited instead: {refusal}")),
+        }
+    }
+
+    fn of_events(scope: Scope, open: impl Fn(Event) -> io::Result<PerCpu>) -> TreeCounters {
         let open = |event: Event| open(event).unwrap_or_default();
         TreeCounters {
             scope,
+            refusal: None,
             task_clock: open(Software::TASK_CLOCK.into()),
             minor_faults: open(Software::PAGE_FAULTS_MIN.into()),
             major_faults: open(Software::PAGE_FAULTS_MAJ.into()),
@@ -127,24 +158,24 @@ fn total(counters: &mut PerCpu) -> Option<u64> {
     counters.iter_mut().map(|counter| counter.read().ok()).sum()
 }
 
-fn of_cgroup(event: Event, group: &File, cpus: &[usize]) -> Option<PerCpu> {
+fn of_cgroup(event: Event, group: &File, cpus: &[usize]) -> io::Result<PerCpu> {
     let open = |&cpu: &usize| {
         let mut builder = Builder::new()
             .kind(event.clone())
             .observe_cgroup(group)
             .one_cpu(cpu);
         with_kernel(&mut builder);
-        let mut counter = builder.build().ok()?;
-        counter.enable().ok()?;
-        Some(counter)
+        let mut counter = builder.build()?;
+        counter.enable()?;
+        Ok(counter)
     };
     cpus.iter().map(open).collect()
 }
 
-fn inherited(event: Event, pid: i32) -> Option<PerCpu> {
+fn inherited(event: Event, pid: i32) -> io::Result<PerCpu> {
     let mut builder = Builder::new().kind(event).observe_pid(pid).any_cpu();
     with_kernel(&mut builder).inherit(true).enable_on_exec(true);
-    Some(vec![builder.build().ok()?])
+    Ok(vec![builder.build()?])
 }
 
 /// Faults and switches happen in the kernel; the default leaves it out.

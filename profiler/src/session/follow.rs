@@ -609,7 +609,12 @@ impl<'a> Following<'a> {
             },
             counters: self.counters.read(),
             phase_counters: self.phase_counters,
-            probes: self.probes.states,
+            probes: self
+                .probes
+                .states
+                .into_iter()
+                .chain([self.counters.probe()])
+                .collect(),
             warnings: self.warnings,
             settings: super::host::settings(self.environment),
             leftovers,
