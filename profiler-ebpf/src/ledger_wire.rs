@@ -51,6 +51,8 @@ pub struct Space {
     pub candidate_pages: u64,
     /// Bytes of page tables at that moment.
     pub candidate_table_bytes: u64,
+    /// Mappings at that moment.
+    pub candidate_mappings: u64,
     /// Pages when last counted.
     pub pages: u64,
     /// The most pages that were counted.
@@ -116,7 +118,7 @@ impl State {
 }
 
 const _: () =
-    assert!(size_of::<Chunk>() == 96 && size_of::<Space>() == 80 && size_of::<State>() == 104);
+    assert!(size_of::<Chunk>() == 96 && size_of::<Space>() == 88 && size_of::<State>() == 104);
 
 /// A [`Chunk`] as user space reads it, word for word; likewise the others.
 pub type ChunkWords = [u64; size_of::<Chunk>() / 8];
@@ -209,6 +211,8 @@ pub mod names {
     pub const MM_START_STACK: &str = "MM_START_STACK";
     /// Offset of `pgtables_bytes` in `mm_struct`.
     pub const MM_TABLE_BYTES: &str = "MM_TABLE_BYTES";
+    /// Offset of `map_count` in `mm_struct`.
+    pub const MM_MAPPINGS: &str = "MM_MAPPINGS";
     /// Offset of `rss_stat` in `mm_struct`.
     pub const MM_RSS: &str = "MM_RSS";
     /// Size of `percpu_counter`.

@@ -43,6 +43,7 @@ globals! {
     MM_BRK = mm_brk;
     MM_START_STACK = mm_start_stack;
     MM_TABLE_BYTES = mm_table_bytes;
+    MM_MAPPINGS = mm_mappings;
     MM_RSS = mm_rss;
     COUNTER_SIZE = counter_size;
     COUNTER_COUNT = counter_count;

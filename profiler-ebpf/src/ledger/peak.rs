@@ -9,8 +9,8 @@ use profiler_ebpf::{
 use super::kernel::{read, read_int};
 use super::lock::{self, Lock};
 use super::maps::{
-    CPU_OFFSETS, counter_count, counter_counters, counter_size, cpu_slack, cpus, mm_rss,
-    mm_table_bytes, slack_shift, space, state,
+    CPU_OFFSETS, counter_count, counter_counters, counter_size, cpu_slack, cpus, mm_mappings,
+    mm_rss, mm_table_bytes, slack_shift, space, state,
 };
 use crate::maps::write;
 
@@ -78,6 +78,7 @@ extern "C" fn ledger_space_pages(index: u32, how: u32) -> u64 {
     if how == how::NOTE {
         space.candidate_pages = if space.users == 0 { 0 } else { space.pages };
         space.candidate_table_bytes = read(space.mm.wrapping_add(mm_table_bytes())).unwrap_or(0);
+        space.candidate_mappings = read_int(space.mm.wrapping_add(mm_mappings())) as u64;
         return 0;
     }
     if space.users == 0 {

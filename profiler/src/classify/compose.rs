@@ -17,7 +17,7 @@ use super::{
 };
 use crate::{
     regions::{AddressSpace, LowerEnd, OriginKind, Piece, Process, ProcessTree},
-    residency::{ProcessSnapshot, ResidentRange, Snapshot, Vma, ranges::clip},
+    residency::{ProcessSnapshot, ResidentRange, Snapshot, Vma, objects::Objects, ranges::clip},
     units::KIB,
 };
 
@@ -32,10 +32,8 @@ pub struct Composition {
     pub pss_bytes: u64,
     /// Address space of the tree in bytes.
     pub reserved_bytes: u64,
-    /// Page tables of the tree in bytes.
-    pub page_tables_bytes: u64,
-    /// Live threads of the tree.
-    pub threads: u64,
+    /// What the kernel holds objects for.
+    pub objects: Objects,
     /// RSS by class; sums to `rss_bytes`.
     pub classes: Classes,
     /// RSS by leaf; sums to `rss_bytes`.
@@ -84,16 +82,7 @@ pub fn compose(
             .map(|process| process.pss_bytes)
             .sum(),
         reserved_bytes: 0,
-        page_tables_bytes: snapshot
-            .processes
-            .iter()
-            .map(|process| process.page_tables_bytes)
-            .sum(),
-        threads: snapshot
-            .processes
-            .iter()
-            .map(|process| process.threads)
-            .sum(),
+        objects: Objects::of(snapshot),
         classes: Classes::default(),
         leaves: BTreeMap::new(),
         regions: Vec::new(),

@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
 use super::Event;
+use crate::probes::object_sizes::ObjectSizes;
 
 /// One line of a log. `S` is the snapshot type of `residency`, which stands to the right of this
 /// module.
@@ -16,6 +17,8 @@ use super::Event;
 pub enum Entry<S> {
     /// The process that was launched: its tgid.
     Root(u32),
+    /// How large the kernel's objects are there.
+    Sizes(ObjectSizes),
     /// The executable that a process runs since its last exec.
     Image {
         /// The process.

@@ -19,6 +19,8 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use procfs::process::Process;
 
+use super::accounting::{self, GroupMemory};
+
 /// Names of our cgroups begin so; the pid of the profiler follows.
 const NAME_PREFIX: &str = "profiler-";
 
@@ -76,11 +78,22 @@ impl std::fmt::Debug for ProcessList {
 }
 
 impl TargetGroup {
-    /// Makes the cgroup `name` (one path component, not yet there) below our own. Fails where there is no cgroup2
-    /// or no right to it; then [`TargetGroup::without_cgroup`] is the way on.
+    /// Makes the cgroup `name` (one path component, not yet there) below our own, or where its memory is
+    /// counted, see [`homes`]. Fails where there is no cgroup2 or no right to it; then
+    /// [`TargetGroup::without_cgroup`] is the way on.
     pub fn create(name: &str) -> Result<TargetGroup, GroupError> {
-        let directory = own_cgroup()?.join(name);
-        fs::create_dir(&directory).map_err(access(&directory))?;
+        let mut made = Err(GroupError::NoCgroup2);
+        for home in homes()? {
+            let directory = home.join(name);
+            made = fs::create_dir(&directory)
+                .map_err(access(&directory))
+                .map(|()| directory);
+            if made.is_ok() {
+                break;
+            }
+        }
+        let directory = made?;
+        accounting::make(&directory);
         let group = TargetGroup::at(directory);
         // A group can be made by anybody who may write to the directory, but the files in it may
         // still be of no use: before 5.2 there is no freezer.
@@ -105,9 +118,11 @@ impl TargetGroup {
     /// The group of another process, `profiler`, as far as that has come: the cgroup that it made by
     /// [`TargetGroup::create_fresh`], or else the target that it has forked.
     pub fn of_profiler(profiler: u32, root: u32) -> TargetGroup {
-        match own_cgroup().map(|own| own.join(name_of(profiler))) {
-            Ok(directory) if directory.exists() => TargetGroup::at(directory),
-            _ => TargetGroup::descendants_of(root),
+        let groups = homes().unwrap_or_default().into_iter();
+        let mut groups = groups.map(|home| home.join(name_of(profiler)));
+        match groups.find(|directory| directory.exists()) {
+            Some(directory) => TargetGroup::at(directory),
+            None => TargetGroup::descendants_of(root),
         }
     }
 
@@ -150,9 +165,20 @@ impl TargetGroup {
     /// Moves process `pid`, with all its threads, into the group. Its later children are born in
     /// it. Does nothing without a cgroup, where the list decides who belongs.
     pub fn add(&self, pid: u32) -> Result<(), GroupError> {
-        match self.procs_path() {
-            Some(procs) => fs::write(procs, pid.to_string()).map_err(access(procs)),
-            None => Ok(()),
+        match self {
+            TargetGroup::Cgroup(cgroup) => {
+                accounting::add(&cgroup.directory, pid);
+                fs::write(&cgroup.procs, pid.to_string()).map_err(access(&cgroup.procs))
+            }
+            TargetGroup::Processes(_) => Ok(()),
+        }
+    }
+
+    /// What the kernel counts for the group beside RSS; `None` where it counts nothing.
+    pub fn memory(&self) -> Option<GroupMemory> {
+        match self {
+            TargetGroup::Cgroup(cgroup) => accounting::read(&cgroup.directory),
+            TargetGroup::Processes(_) => None,
         }
     }
 
@@ -179,8 +205,9 @@ impl TargetGroup {
         let TargetGroup::Cgroup(cgroup) = self else {
             return Ok(());
         };
-        let parent = cgroup.directory.with_file_name("cgroup.procs");
+        let parent = own_cgroup()?.join("cgroup.procs");
         for pid in pids {
+            accounting::release(&cgroup.directory, *pid);
             match fs::write(&parent, pid.to_string()) {
                 // It has ended meanwhile.
                 Err(error) if error.raw_os_error() == Some(libc::ESRCH) => {}
@@ -193,7 +220,12 @@ impl TargetGroup {
     /// Removes the cgroup, which must be empty, and the groups that the target made below it.
     pub fn remove(&self) -> Result<(), GroupError> {
         match self {
-            TargetGroup::Cgroup(cgroup) => remove_below(&cgroup.directory),
+            TargetGroup::Cgroup(cgroup) => {
+                if let Some(companion) = accounting::existing(&cgroup.directory) {
+                    remove_below(&companion)?;
+                }
+                remove_below(&cgroup.directory)
+            }
             TargetGroup::Processes(_) => Ok(()),
         }
     }
@@ -318,6 +350,28 @@ fn own_cgroup() -> Result<PathBuf, GroupError> {
         .ok_or(GroupError::NoCgroup2)
 }
 
+/// Where a group of ours may be made, best first: the nearest group from our own upwards that hands the
+/// memory controller down (in an ordinary session ours does not, because it has processes), and our own.
+fn homes() -> Result<Vec<PathBuf>, GroupError> {
+    let own = own_cgroup()?;
+    let counts = |group: &&Path| {
+        let controllers = fs::read_to_string(group.join("cgroup.subtree_control"));
+        controllers.is_ok_and(|names| names.split_whitespace().any(|name| name == "memory"))
+    };
+    let above = own.ancestors();
+    // The root of the hierarchy is the last that has such a file.
+    let mut groups = above.take_while(|group| group.join("cgroup.subtree_control").exists());
+    let mut homes: Vec<PathBuf> = groups
+        .find(counts)
+        .map(Path::to_owned)
+        .into_iter()
+        .collect();
+    if homes.first() != Some(&own) {
+        homes.push(own);
+    }
+    Ok(homes)
+}
+
 fn name_of(profiler: u32) -> String {
     format!("{NAME_PREFIX}{profiler}")
 }
@@ -325,8 +379,9 @@ fn name_of(profiler: u32) -> String {
 /// Groups of profilers that are gone, as far as they are empty. That one cannot be removed is no
 /// reason not to measure.
 fn remove_abandoned() {
-    let Ok(own) = own_cgroup() else { return };
-    for directory in subgroups(&own).unwrap_or_default() {
+    let homes = homes().unwrap_or_default();
+    let homes = homes.into_iter().chain(accounting::own_memory_group());
+    for directory in homes.filter_map(|home| subgroups(&home).ok()).flatten() {
         let name = directory
             .file_name()
             .unwrap_or_default()

@@ -1,6 +1,7 @@
 //! Starting the target, and ending it: the group that holds it together, the child that waits until
 //! all probes are attached, the guardian that outlives us.
 
+pub mod accounting;
 pub mod group;
 pub mod guardian;
 pub mod held;

@@ -52,9 +52,13 @@ const fn way(
 /// distributions chose. (Kernels that were built for full preemption before are taken for others; what
 /// they skip is counted all the same.)
 pub fn preemptible() -> bool {
+    kernel_version().is_some_and(|version| version >= (6, 13))
+}
+
+/// Major and minor number of the running kernel.
+pub(super) fn kernel_version() -> Option<(u32, u32)> {
     let release = nix::sys::utsname::uname().map(|names| names.release().to_os_string());
-    let release = release.unwrap_or_default();
-    version(&release.to_string_lossy()).is_some_and(|version| version >= (6, 13))
+    version(&release.unwrap_or_default().to_string_lossy())
 }
 
 /// `6.18.15+deb13-cloud-amd64` → (6, 18)

@@ -83,6 +83,7 @@ impl Layout {
                 names::MM_TABLE_BYTES,
                 btf.offset_of("mm_struct", "pgtables_bytes")?,
             ),
+            (names::MM_MAPPINGS, btf.offset_of("mm_struct", "map_count")?),
             (names::FOLIO_INDEX, folio_index),
             (names::VMA_MM, btf.offset_of("vm_area_struct", "vm_mm")?),
             (names::DIRECT_MAP, direct_map),

@@ -8,6 +8,7 @@ pub mod functions;
 pub mod layout;
 pub mod ledger;
 pub mod object;
+pub mod object_sizes;
 mod skipped;
 pub mod tier;
 pub mod tracefs;

@@ -4,7 +4,7 @@ use std::fmt::Write;
 
 use crate::classify::Class;
 use crate::results::summary::{kernel_bytes, total_bytes};
-use crate::results::{EventCounts, Outcome, Peak, ProbeState, Run};
+use crate::results::{EventCounts, GroupCheck, Kernel, Outcome, Peak, ProbeState, Run};
 use crate::units::{human, thousands};
 
 use super::Colour;
@@ -12,6 +12,8 @@ use super::columns::{Flush, align};
 
 /// Regions shown; the JSON has all.
 const TOP_REGIONS: usize = 12;
+/// Kinds of slab objects shown.
+const SLAB_KINDS: usize = 8;
 
 /// Where the memory of one run went: by class, leaf and process, the largest regions with the rule that
 /// fired and what backs them, and how far the figures can be trusted. Ends with a newline.
@@ -180,21 +182,63 @@ fn write_kernel(out: &mut String, peak: &Peak, colour: Colour) -> std::fmt::Resu
             kernel.source
         ))
     )?;
-    let parts = [
-        ("stacks", kernel.stacks_bytes),
-        ("page tables", kernel.page_tables_bytes),
-        ("slab", kernel.slab_bytes),
-        ("other", kernel.other_bytes),
-    ];
-    for (name, bytes) in parts {
-        let bytes = bytes.map_or_else(|| "not measured".to_owned(), human);
-        writeln!(out, "  {name:<22}{bytes:>12}")?;
+    for (name, part) in kernel.parts() {
+        let told = part.map_or_else(|| "not measured".to_owned(), human);
+        // Most trees have none of these.
+        if part.unwrap_or(0) == 0 && ["unmapped shmem", "socket buffers"].contains(&name) {
+            continue;
+        }
+        writeln!(out, "  {name:<22}{told:>12}")?;
+        if name == "slab" {
+            write_slab(out, kernel)?;
+        }
     }
     writeln!(
         out,
         "  {:<22}{:>12}",
         "RSS and kernel",
         human(total_bytes(peak))
+    )?;
+    match &kernel.check {
+        Some(check) => write_check(out, check),
+        None => Ok(()),
+    }
+}
+
+/// The kinds that take most; the JSON has all.
+fn write_slab(out: &mut String, kernel: &Kernel) -> std::fmt::Result {
+    let (shown, rest) = kernel.slab.split_at(kernel.slab.len().min(SLAB_KINDS));
+    for kind in shown {
+        writeln!(
+            out,
+            "    {:<20}{:>12}  {}{}",
+            kind.kind,
+            human(kind.bytes),
+            if kind.estimated { "about " } else { "" },
+            thousands(kind.objects)
+        )?;
+    }
+    if rest.is_empty() {
+        return Ok(());
+    }
+    let bytes = rest.iter().map(|kind| kind.bytes).sum();
+    let name = format!("{} more kinds", rest.len());
+    writeln!(out, "    {name:<20}{:>12}", human(bytes))
+}
+
+/// The kernel's own figure, and which one is higher.
+fn write_check(out: &mut String, check: &GroupCheck) -> std::fmt::Result {
+    let difference = human(check.residue_bytes.unsigned_abs());
+    let compared = match check.residue_bytes {
+        0 => "as much as was counted here".to_owned(),
+        1.. => format!("{difference} more than was counted here: \"other\""),
+        _ => format!("{difference} less than was counted here"),
+    };
+    writeln!(
+        out,
+        "  at {:.2} s the kernel charged {} to the group, {compared}",
+        check.at_seconds,
+        human(check.group.kernel_bytes),
     )
 }
 

@@ -175,7 +175,14 @@ fn decode_state([first, spaces, rest @ ..]: StateWords) -> State {
 
 /// A space of the map, from its words.
 pub fn decode_space(words: SpaceWords) -> Space {
-    let [mm, pgd, candidate_pages, candidate_table_bytes, rest @ ..] = words;
+    let [
+        mm,
+        pgd,
+        candidate_pages,
+        candidate_table_bytes,
+        candidate_mappings,
+        rest @ ..,
+    ] = words;
     let [pages, highest_pages, highest_ns, start_stack, who, when] = rest;
     let ((tgid, users), (born_epoch, ended_epoch)) = (halves(who), halves(when));
     Space {
@@ -183,6 +190,7 @@ pub fn decode_space(words: SpaceWords) -> Space {
         pgd,
         candidate_pages,
         candidate_table_bytes,
+        candidate_mappings,
         pages,
         highest_pages,
         highest_ns,

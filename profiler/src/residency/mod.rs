@@ -6,6 +6,8 @@
 pub mod freeze;
 pub mod hidden_growth;
 pub mod ledger;
+pub mod objects;
+mod open_files;
 pub mod ranges;
 pub mod scan;
 pub mod stack_pointers;
@@ -15,6 +17,7 @@ mod pagemap_scan;
 mod proc_files;
 mod reconcile;
 
+pub use objects::OpenFiles;
 pub use proc_files::{StatmReader, vm_hwm_bytes};
 
 use serde::{Deserialize, Serialize};
@@ -68,6 +71,16 @@ pub struct ProcessSnapshot {
     pub page_tables_bytes: u64,
     /// Live threads.
     pub threads: u64,
+    /// Mappings, by the kernel's own count; 0 where only `vmas` tells them.
+    #[serde(default)]
+    pub mappings: u64,
+    /// What it has open; only of a frozen process.
+    #[serde(default)]
+    pub files: Option<OpenFiles>,
+    /// `Pss_Shmem` of `smaps_rollup`, in bytes: shared memory that it maps; only of a frozen process, and
+    /// since Linux 5.4.
+    #[serde(default)]
+    pub pss_shmem_bytes: Option<u64>,
     /// `rss_bytes` less the bytes of `resident`, after every correction with a known cause: 0 in a
     /// good scan. Positive: the kernel counts pages that the scan did not see; negative: the scan
     /// saw pages that the kernel does not count. It is never spread over the ranges.

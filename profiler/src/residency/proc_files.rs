@@ -28,12 +28,16 @@ pub(super) struct Status {
     pub(super) vm_hwm_bytes: u64,
     pub(super) page_tables_bytes: u64,
     pub(super) threads: u64,
+    /// Slots of the table of open files.
+    pub(super) file_slots: u64,
+    pub(super) parent: u32,
 }
 
 /// What is read from `smaps_rollup`.
 pub(super) struct Rollup {
     pub(super) rss_bytes: u64,
     pub(super) pss_bytes: u64,
+    pub(super) pss_shmem_bytes: Option<u64>,
 }
 
 /// One VMA in `smaps`, as far as a scan is checked against it.
@@ -72,6 +76,14 @@ impl ProcDir {
         Ok(field(&self.read("status")?, "VmHWM").is_some())
     }
 
+    pub(super) fn pid(&self) -> u32 {
+        self.pid
+    }
+
+    pub(super) fn path(&self) -> &Path {
+        &self.path
+    }
+
     pub(super) fn open(&self, name: &str) -> Result<File, ScanError> {
         File::open(self.path.join(name)).map_err(|error| self.error(name, error))
     }
@@ -101,6 +113,7 @@ impl ProcDir {
         Ok(Rollup {
             rss_bytes: kib("Rss")? * KIB,
             pss_bytes: kib("Pss")? * KIB,
+            pss_shmem_bytes: kib("Pss_Shmem").ok().map(|kib| kib * KIB),
         })
     }
 
@@ -111,6 +124,8 @@ impl ProcDir {
             vm_hwm_bytes: number("VmHWM")? * KIB,
             page_tables_bytes: number("VmPTE")? * KIB,
             threads: number("Threads")?,
+            file_slots: number("FDSize")?,
+            parent: number("PPid")? as u32,
         })
     }
 

@@ -17,6 +17,7 @@
 use std::io;
 use std::path::PathBuf;
 
+use super::open_files::{Seen, open_files};
 use super::pagemap::Unsure;
 use super::proc_files::ProcDir;
 use super::ranges::{bytes, settle};
@@ -76,6 +77,14 @@ pub fn scan_tree(pids: &[u32], method: Method, taken_ns: u64) -> Result<Snapshot
             Err(error) => return Err(error),
         }
     }
+    let tree: Vec<u32> = processes.iter().map(|process| process.tgid).collect();
+    let mut seen = Seen::default();
+    for process in &mut processes {
+        // One that is gone has nothing open.
+        process.files = ProcDir::of(process.tgid)
+            .and_then(|dir| open_files(&dir, &tree, &mut seen))
+            .ok();
+    }
     Ok(Snapshot {
         taken_ns,
         method,
@@ -111,6 +120,9 @@ pub fn glance(pid: u32, method: Method) -> Result<ProcessSnapshot, ScanError> {
         vm_hwm_bytes: 0,
         page_tables_bytes: status.page_tables_bytes,
         threads: status.threads,
+        mappings: 0,
+        files: None,
+        pss_shmem_bytes: None,
         unexplained_bytes: 0,
     })
 }
@@ -145,6 +157,9 @@ fn scan_once(pid: u32, method: Method) -> Result<ProcessSnapshot, ScanError> {
         vm_hwm_bytes: status.vm_hwm_bytes,
         page_tables_bytes: status.page_tables_bytes,
         threads: status.threads,
+        mappings: 0,
+        files: None,
+        pss_shmem_bytes: rollup.pss_shmem_bytes,
     })
 }
 

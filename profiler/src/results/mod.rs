@@ -18,7 +18,7 @@ use serde::{Deserialize, Serialize};
 use crate::classify::{Class, Leaf};
 pub use crate::{
     classify::Classes,
-    kernel_memory::Kernel,
+    kernel_memory::{GroupCheck, Kernel, SlabKind},
     probes::{
         attach::{Probe, ProbeState},
         counters::{Counters, Scope},
@@ -294,7 +294,7 @@ pub struct TimelinePoint {
     pub rss_bytes: u64,
     /// By class, where pages were looked at.
     pub classes: Option<Classes>,
-    /// Kernel stacks and page tables, where pages were looked at.
+    /// Kernel stacks, page tables and slab objects, bottom up, where pages were looked at.
     #[serde(default)]
     pub kernel_bytes: Option<u64>,
     /// By how much RSS moved while the pages of the running tree were looked at; 0 where it stood still

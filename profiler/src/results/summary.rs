@@ -40,28 +40,12 @@ pub enum PerTaskMethod {
 
 /// RSS and kernel memory in bytes. Saturates: charts must survive absurd documents.
 pub fn total_bytes(peak: &Peak) -> u64 {
-    let kernel = &peak.kernel;
-    [
-        kernel.stacks_bytes,
-        kernel.page_tables_bytes,
-        kernel.slab_bytes,
-        kernel.other_bytes,
-    ]
-    .into_iter()
-    .flatten()
-    .fold(peak.rss_bytes, u64::saturating_add)
+    peak.rss_bytes.saturating_add(peak.kernel.total())
 }
 
 /// Kernel memory in bytes, `None` when no part of it was measured.
 pub fn kernel_bytes(peak: &Peak) -> Option<u64> {
-    let kernel = &peak.kernel;
-    let parts = [
-        kernel.stacks_bytes,
-        kernel.page_tables_bytes,
-        kernel.slab_bytes,
-        kernel.other_bytes,
-    ];
-    parts.into_iter().flatten().reduce(u64::saturating_add)
+    peak.kernel.measured()
 }
 
 impl<'a> Cell<'a> {

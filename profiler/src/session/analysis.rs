@@ -17,9 +17,11 @@ use crate::{
         runtime::Image,
     },
     events::{Call, Event},
-    kernel_memory::Kernel,
+    kernel_memory::{self, Kernel, Reading},
+    launch::accounting::GroupMemory,
+    probes::object_sizes::ObjectSizes,
     regions::{ProcessTree, compare},
-    residency::Snapshot,
+    residency::{OpenFiles, Snapshot},
     results::EventCounts,
 };
 
@@ -30,21 +32,11 @@ pub struct Composed {
     pub rss_bytes: u64,
     /// RSS by class.
     pub classes: Classes,
-    /// Kernel memory, as far as `/proc` tells, in bytes.
+    /// Kernel memory, bottom up, in bytes.
     pub kernel_bytes: u64,
 }
 
-impl From<&Composition> for Composed {
-    fn from(composition: &Composition) -> Composed {
-        Composed {
-            rss_bytes: composition.rss_bytes,
-            classes: composition.classes,
-            kernel_bytes: Kernel::from_proc(composition).total(),
-        }
-    }
-}
-
-/// A frozen tree: its pages, and what adapters found on them.
+/// A frozen tree: its pages, what adapters found on them, and what the kernel counted for it.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Frozen {
     /// Every process with its pages.
@@ -53,6 +45,9 @@ pub struct Frozen {
     /// What adapters found, where they looked.
     #[serde(default)]
     pub divided: Vec<Divided>,
+    /// The memory of its group.
+    #[serde(default)]
+    pub group: Option<GroupMemory>,
 }
 
 /// What adapters found in one process.
@@ -84,6 +79,10 @@ pub struct Look {
 /// What has been learnt so far.
 #[derive(Debug)]
 pub struct Analysis {
+    /// Sizes of the kernel's objects; empty where they are not known.
+    pub sizes: ObjectSizes,
+    /// The process that was launched.
+    root: u32,
     /// The tree and its region maps.
     pub tree: ProcessTree,
     /// The executable of each process.
@@ -98,12 +97,18 @@ pub struct Analysis {
     pub mappings_peak: usize,
     /// The composition with the highest RSS so far.
     pub best: Option<Composition>,
+    /// What was open when each process was frozen last.
+    open: HashMap<u32, OpenFiles>,
+    /// What the kernel counted for the group, in the order of time.
+    readings: Vec<Reading>,
 }
 
 impl Analysis {
     /// Starts with the process that was launched.
     pub fn new(root: u32) -> Analysis {
         Analysis {
+            sizes: ObjectSizes::default(),
+            root,
             tree: ProcessTree::new(root),
             images: HashMap::new(),
             looks: Vec::new(),
@@ -111,6 +116,8 @@ impl Analysis {
             counts: EventCounts::default(),
             mappings_peak: 0,
             best: None,
+            open: HashMap::new(),
+            readings: Vec::new(),
         }
     }
 
@@ -171,7 +178,11 @@ impl Analysis {
     /// Takes what adapters found, and classifies every resident page of a frozen tree, with which the region
     /// maps have been compared.
     pub fn frozen(&mut self, frozen: Frozen) -> Composed {
-        let Frozen { snapshot, divided } = frozen;
+        let Frozen {
+            snapshot,
+            divided,
+            group,
+        } = frozen;
         let looks = divided.into_iter().map(|divided| Look {
             taken_ns: snapshot.taken_ns,
             tgid: divided.tgid,
@@ -181,8 +192,13 @@ impl Analysis {
         });
         let looks: Vec<Look> = looks.collect();
         self.looks.extend(looks);
+        let open = snapshot.processes.iter();
+        self.open
+            .extend(open.filter_map(|process| Some((process.tgid, process.files?))));
+        self.readings
+            .extend(group.map(|group| Reading::of(&snapshot, group, self.root)));
         let composition = self.compose(&snapshot);
-        let composed = Composed::from(&composition);
+        let composed = self.composed(&composition);
         if self
             .best
             .as_ref()
@@ -195,8 +211,28 @@ impl Analysis {
 
     /// Classifies the pages of a running tree. Nothing is learnt from them: they are not those of one
     /// moment.
-    pub fn glance(&self, snapshot: &Snapshot) -> Composed {
-        Composed::from(&self.compose(snapshot))
+    pub fn glance(&self, mut snapshot: Snapshot) -> Composed {
+        for process in &mut snapshot.processes {
+            process.files = self.open.get(&process.tgid).copied();
+        }
+        self.composed(&self.compose(&snapshot))
+    }
+
+    /// What a composition comes to.
+    pub fn composed(&self, composition: &Composition) -> Composed {
+        Composed {
+            rss_bytes: composition.rss_bytes,
+            classes: composition.classes,
+            kernel_bytes: kernel_memory::bottom_up_bytes(&composition.objects, &self.sizes),
+        }
+    }
+
+    /// Kernel memory of a composition, with the group's figure nearest to it. Times are after `exec_ns`.
+    pub fn kernel(&self, composition: &Composition, exec_ns: u64) -> Kernel {
+        let moment = composition.taken_ns;
+        let readings = self.readings.iter();
+        let nearest = readings.min_by_key(|reading| reading.taken_ns.abs_diff(moment));
+        Kernel::of(&composition.objects, &self.sizes, nearest, exec_ns)
     }
 
     /// Each process is divided by the last look since its last exec.
@@ -268,7 +304,7 @@ mod tests {
             vm_hwm_bytes: pages * PAGE,
             page_tables_bytes: 0,
             threads: 1,
-            unexplained_bytes: 0,
+            ..ProcessSnapshot::default()
         };
         let snapshot = Snapshot {
             taken_ns,
@@ -278,6 +314,7 @@ mod tests {
         Frozen {
             snapshot,
             divided: Vec::new(),
+            group: None,
         }
     }
 

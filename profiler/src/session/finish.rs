@@ -84,6 +84,7 @@ pub(super) fn run(ended: Ended, job: &Job, started: SystemTime) -> Result<Run> {
                 .map(|(tgid, rss, _)| marks.get(tgid).unwrap_or(rss));
             peak(
                 best,
+                ended.analysis.kernel(best, ended.exec_ns),
                 marks.sum(),
                 seconds(best.taken_ns),
                 ended.ledger.as_ref(),
@@ -140,6 +141,7 @@ pub fn unmeasured(job: &Job, started: SystemTime, outcome: Outcome, reason: Opti
 
 fn peak(
     best: &Composition,
+    kernel: Kernel,
     vm_hwm_bytes: u64,
     at_seconds: f64,
     ledger: Option<&crate::results::Ledger>,
@@ -159,8 +161,8 @@ fn peak(
         classes: best.classes,
         leaves: leaves(&best.leaves),
         regions: regions(&best.regions),
-        kernel: Kernel::from_proc(best),
-        threads: best.threads,
+        kernel,
+        threads: best.objects.threads,
         reserved_bytes: best.reserved_bytes,
     }
 }

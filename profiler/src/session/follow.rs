@@ -41,7 +41,7 @@ use crate::{
         held::{Output, Running},
     },
     peak::{ScanPolicy, Why},
-    probes::{attach::Probes, counters::TreeCounters},
+    probes::{attach::Probes, counters::TreeCounters, object_sizes::ObjectSizes},
     residency::{
         Method, Snapshot, StatmReader,
         hidden_growth::HiddenGrowth,
@@ -73,6 +73,8 @@ pub(super) struct Following<'a> {
     /// How long each task waits.
     task_wait: Option<Duration>,
     event_log: EventLog,
+    /// Sizes of the kernel's objects, on their way to the analysis.
+    sizes: ObjectSizes,
     analysis: Option<Analysis>,
     /// With a page ledger: the tree at the candidate for the peak.
     at_peak: Option<AtPeak>,
@@ -172,6 +174,7 @@ impl<'a> Following<'a> {
                 .contract
                 .and_then(|contract| Duration::try_from_secs_f64(contract.seconds).ok()),
             event_log,
+            sizes: ObjectSizes::default(),
             analysis: None,
             at_peak: None,
             maps: MapsPolicy::default(),
@@ -192,10 +195,17 @@ impl<'a> Following<'a> {
         }
     }
 
+    /// With the sizes of the kernel's objects; without them slab is not told.
+    pub fn with_sizes(self, sizes: ObjectSizes) -> Self {
+        Following { sizes, ..self }
+    }
+
     /// Waits and works until the target has exited.
     pub async fn until_end(mut self, running: Running) -> Result<Ended, SessionError> {
         let pid = running.pid;
-        self.analysis = Some(Analysis::new(pid.as_raw() as u32));
+        let mut analysis = Analysis::new(pid.as_raw() as u32);
+        analysis.sizes = std::mem::take(&mut self.sizes);
+        self.analysis = Some(analysis);
         if self.probes.ledger.is_some() {
             self.at_peak = Some(AtPeak::new(pid.as_raw() as u32));
         }
@@ -401,7 +411,7 @@ impl<'a> Following<'a> {
             processes,
         };
         let analysis = self.analysis.as_ref().expect("set before the loop");
-        let composed = analysis.glance(&snapshot);
+        let composed = analysis.glance(snapshot);
         let after: u64 = alive.iter().map(|&tgid| self.poll_rss(tgid)).sum();
         self.timeline.looked(now, began.elapsed());
         timeline::point(now.as_secs_f64(), &composed, after.abs_diff(polled))
@@ -475,6 +485,7 @@ impl<'a> Following<'a> {
         self.drain()?;
         let mut pids = self.group.pids()?;
         pids.sort_unstable();
+        let group = self.group.memory();
         let snapshot = scan_tree(&pids, self.method, taken_ns);
         self.read_high_water_marks(&pids);
         // Every thread that was woken to be stopped is woken again to go on, which takes the target
@@ -532,7 +543,11 @@ impl<'a> Following<'a> {
         };
         self.policy
             .scanned(now + cost, cost + thawing, polled, snapshot.rss_bytes());
-        let frozen = Frozen { snapshot, divided };
+        let frozen = Frozen {
+            snapshot,
+            divided,
+            group,
+        };
         record(&mut self.event_log, &Entry::Snapshot(&frozen))?;
         let analysis = self.analysis.as_mut().expect("set before the loop");
         Ok(Some(analysis.frozen(frozen)))
@@ -582,7 +597,7 @@ impl<'a> Following<'a> {
             .and(analysis.best.as_ref())
             .map(|best| {
                 let seconds = best.taken_ns.saturating_sub(exec_ns) as f64 / 1e9;
-                timeline::point(seconds, &best.into(), 0)
+                timeline::point(seconds, &analysis.composed(best), 0)
             });
         Ok(Ended {
             ledger,

@@ -29,6 +29,7 @@ use thiserror::Error;
 
 use crate::{
     events::log::{self, Entry},
+    kernel_memory::kinds,
     launch::{
         group::TargetGroup,
         guardian::Guardian,
@@ -37,6 +38,7 @@ use crate::{
     probes::{
         attach::{AttachError, Probes},
         counters::TreeCounters,
+        object_sizes::ObjectSizes,
         tier::Tier,
     },
     results::{RefusedTier, Run},
@@ -126,6 +128,8 @@ fn attach_and_follow(
         .add(root)
         .context("cannot move the target into its group")?;
     record(&mut event_log, &Entry::Root(root))?;
+    let sizes = ObjectSizes::read(kinds::caches(), kinds::structs());
+    record(&mut event_log, &Entry::Sizes(sizes.clone()))?;
 
     let mut refused_tiers = Vec::new();
     let mut probes = attach(tier, &mut refused_tiers)?;
@@ -143,7 +147,8 @@ fn attach_and_follow(
         event_log,
         warnings,
         refused_tiers,
-    );
+    )
+    .with_sizes(sizes);
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()

@@ -39,6 +39,7 @@ pub fn replay(log: Vec<Entry<Frozen>>, job: &Job) -> Result<Run> {
     for entry in entries {
         match entry {
             Entry::Root(again) => bail!("two launched processes, {root} and {again}"),
+            Entry::Sizes(sizes) => analysis.sizes = sizes,
             Entry::Image { tgid, path, go } => analysis.image(tgid, Image { path, go }),
             Entry::Event(event) => {
                 if matches!(event.call, Call::Exec { .. }) {

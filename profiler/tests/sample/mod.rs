@@ -470,6 +470,7 @@ pub fn peak(
             slab_bytes: Some(pages(slab)),
             other_bytes: None,
             source: "made up for tests".to_owned(),
+            ..Kernel::default()
         },
         threads: 6,
         reserved_bytes: 1 << 33,

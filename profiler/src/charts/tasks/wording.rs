@@ -71,32 +71,22 @@ pub fn explanations(shown: &[&Cell], cells: &[Cell]) -> Vec<String> {
     if peaks.is_empty() {
         return Vec::new();
     }
-    let part = |name: &'static str, of: fn(&Kernel) -> Option<u64>| {
-        (
-            name,
-            peaks
-                .iter()
-                .filter(|peak| of(&peak.kernel).is_some())
-                .count(),
-        )
+    let names = Kernel::default().parts().map(|(name, _)| name);
+    // Which parts stand in a bar that can be seen, and which were not measured in one of them.
+    let measured_in = |name: &str, least: u64| {
+        let of = |peak: &&&Peak| {
+            let mut parts = peak.kernel.parts().into_iter();
+            parts.any(|(part, bytes)| part == name && bytes.is_some_and(|bytes| bytes >= least))
+        };
+        peaks.iter().filter(of).count()
     };
-    let parts = [
-        part("stacks", |kernel| kernel.stacks_bytes),
-        part("page tables", |kernel| kernel.page_tables_bytes),
-        part("slab", |kernel| kernel.slab_bytes),
-        part("other", |kernel| kernel.other_bytes),
-    ];
-    let measured: Vec<&str> = parts
-        .iter()
-        .filter(|(_, count)| *count > 0)
-        .map(|(name, _)| *name)
-        .collect();
-    // "other" is what a cross-check leaves over: its absence is no gap in the sum.
-    let missing: Vec<&str> = parts[..3]
-        .iter()
-        .filter(|(_, count)| *count < peaks.len())
-        .map(|(name, _)| *name)
-        .collect();
+    let (always, sometimes) = names.split_at(3);
+    let mut measured: Vec<&str> = always.to_vec();
+    measured.retain(|name| measured_in(name, 0) > 0);
+    measured.extend(sometimes.iter().filter(|name| measured_in(name, 1) > 0));
+    // The others are what a cross-check leaves over, or rare: their absence is no gap in the sum.
+    let mut missing: Vec<&str> = always.to_vec();
+    missing.retain(|name| measured_in(name, 0) < peaks.len());
     let kernel = match (measured.as_slice(), missing.as_slice()) {
         ([], _) => "kernel memory was not measured".to_owned(),
         (measured, []) => format!(

@@ -85,7 +85,7 @@ fn found(tree: &ProcessTree, tgid: u32, vmas: &[Vma], resident: &[Range<u64>]) -
         vm_hwm_bytes: bytes,
         page_tables_bytes: 40_960,
         threads: 1,
-        unexplained_bytes: 0,
+        ..ProcessSnapshot::default()
     }
 }
 
@@ -170,7 +170,7 @@ fn every_resident_page_is_in_one_region() {
     );
     assert_eq!((composition.taken_ns, composition.rss_bytes), (5, 42 * P));
     assert_eq!(
-        (composition.pss_bytes, composition.page_tables_bytes),
+        (composition.pss_bytes, composition.objects.page_tables_bytes),
         (21 * P, 40_960)
     );
     assert_eq!(composition.reserved_bytes, (20 + 100 + 10 + 100 + 33) * P);
@@ -456,5 +456,5 @@ fn memory_of_a_tree_is_summed_over_its_processes() {
         (composition.rss_bytes, composition.pss_bytes),
         (20 * P, 10 * P)
     );
-    assert_eq!(composition.threads, 2);
+    assert_eq!(composition.objects.threads, 2);
 }
