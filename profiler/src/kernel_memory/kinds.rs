@@ -7,7 +7,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    probes::object_sizes::{ObjectSizes, kmalloc_bytes},
+    probes::object_sizes::{self, ObjectSizes, kmalloc_bytes},
     residency::objects::Objects,
 };
 
@@ -61,6 +61,8 @@ type Count = fn(&Objects) -> u64;
 enum Place {
     /// In a slab cache of its own.
     Cache(&'static str),
+    /// In the second one on kernels that do not have the first.
+    Either(&'static str, &'static str),
     /// Allocated by the size of a struct.
     Struct(&'static str),
     /// Allocated by a size: so many of a struct, or bytes.
@@ -102,10 +104,10 @@ impl Row {
     }
 }
 
-use Place::{Array, Bytes, Cache, Struct};
+use Place::{Array, Bytes, Cache, Either, Struct};
 
 /// Rows of one kind stand together.
-const ROWS: [Row; 30] = [
+const ROWS: [Row; 37] = [
     row("task_struct", Cache("task_struct"), |of| of.threads),
     row("pid", Cache("pid"), |of| of.threads),
     // The mapping of a kernel stack (`CONFIG_VMAP_STACK`, which distributions have): itself, the gap that
@@ -147,8 +149,22 @@ const ROWS: [Row; 30] = [
     row("pipe", Array("pipe_buffer", 16), |of| of.open.pipes),
     row("pipe", Cache("inode_cache"), |of| of.open.pipes),
     row("pipe", Cache("dentry"), |of| of.open.pipes),
-    row("socket", Cache("sock_inode_cache"), |of| of.open.sockets),
-    row("socket", Cache("dentry"), |of| of.open.sockets),
+    row("socket", Cache("sock_inode_cache"), |of| {
+        of.open.sockets.total()
+    }),
+    row("socket", Cache("dentry"), |of| of.open.sockets.total()),
+    row("socket", Either("UNIX-STREAM", "UNIX"), |of| {
+        of.open.sockets.unix_streams
+    }),
+    row("socket", Cache("UNIX"), |of| of.open.sockets.unix),
+    row("socket", Cache("TCP"), |of| of.open.sockets.tcp),
+    row("socket", Cache("TCPv6"), |of| of.open.sockets.tcp6),
+    row("socket", Cache("UDP"), |of| of.open.sockets.udp),
+    row("socket", Cache("UDPv6"), |of| of.open.sockets.udp6),
+    // Files without a name of their own have an entry each all the same.
+    row("anonymous_dentry", Cache("dentry"), |of| {
+        of.open.epolls + of.open.eventfds + of.open.timerfds
+    }),
     row("epoll", Struct("eventpoll"), |of| of.open.epolls).uncharged(),
     row("epoll_entry", Cache("eventpoll_epi"), |of| {
         of.open.epoll_entries
@@ -165,9 +181,10 @@ const ROWS: [Row; 30] = [
 
 /// Names of the caches whose sizes are wanted.
 pub fn caches() -> impl Iterator<Item = &'static str> {
-    ROWS.iter().filter_map(|row| match row.place {
-        Cache(name) => Some(name),
-        _ => None,
+    ROWS.iter().flat_map(|row| match row.place {
+        Cache(name) => [Some(name), None].into_iter().flatten(),
+        Either(first, second) => [Some(first), Some(second)].into_iter().flatten(),
+        _ => [None, None].into_iter().flatten(),
     })
 }
 
@@ -209,13 +226,20 @@ pub fn slab(objects: &Objects, sizes: &ObjectSizes) -> Slab {
     slab
 }
 
+fn of_cache(cache: &object_sizes::Cache) -> Option<(u64, f64)> {
+    Some((cache.object_bytes, cache.unused_bytes()))
+}
+
 /// Bytes of one object, and what a slab leaves unused for it; `None` where the kernel does not tell.
 fn size_of_one(place: &Place, sizes: &ObjectSizes) -> Option<(u64, f64)> {
     match *place {
-        Cache(name) => {
-            let cache = sizes.caches.get(name)?;
-            Some((cache.object_bytes, cache.unused_bytes()))
-        }
+        Cache(name) => of_cache(sizes.caches.get(name)?),
+        Either(first, second) => of_cache(
+            sizes
+                .caches
+                .get(first)
+                .or_else(|| sizes.caches.get(second))?,
+        ),
         // Size classes are powers of two, or three quarters of one: next to nothing is left.
         Struct(name) => Some((kmalloc_bytes(*sizes.structs.get(name)?), 0.0)),
         Array(name, count) => Some((kmalloc_bytes(count * sizes.structs.get(name)?), 0.0)),
@@ -226,7 +250,7 @@ fn size_of_one(place: &Place, sizes: &ObjectSizes) -> Option<(u64, f64)> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{probes::object_sizes, residency::OpenFiles};
+    use crate::residency::OpenFiles;
 
     fn sizes(caches: &[(&str, u64)]) -> ObjectSizes {
         let cache = |&(name, object_bytes): &(&str, u64)| {

@@ -190,7 +190,7 @@ impl Kernel {
             unmapped_shmem_bytes: group
                 .and_then(|group| Some(group.shmem_bytes?.saturating_sub(mapped?))),
             socket_buffers_bytes: group.and_then(|group| group.socket_buffers_bytes),
-            source: source(has_slab, check.as_ref()),
+            source: source(has_slab, objects.without_files, check.as_ref()),
             slab: match has_slab {
                 true => parts.slab.kinds,
                 false => Vec::new(),
@@ -200,14 +200,20 @@ impl Kernel {
     }
 }
 
-fn source(has_slab: bool, check: Option<&GroupCheck>) -> String {
-    let counted = match has_slab {
-        true => "objects counted, times their sizes in this kernel",
-        false => "threads x 16 KiB of kernel stack, VmPTE of /proc/PID/status; slab not measured",
+fn source(has_slab: bool, without_files: u64, check: Option<&GroupCheck>) -> String {
+    let counted = match (has_slab, without_files) {
+        (true, 0) => "objects counted, times their sizes in this kernel".to_owned(),
+        (true, processes) => format!(
+            "objects counted, times their sizes in this kernel; without the open files of \
+             {processes} processes, which were never frozen"
+        ),
+        (false, _) => {
+            "threads x 16 KiB of kernel stack, VmPTE of /proc/PID/status; slab not measured".into()
+        }
     };
     match check {
         Some(check) => format!("{counted}; checked against {}", check.group.source),
-        None => format!("{counted}; no group to check it against"),
+        None => format!("{counted}; not checked: no figure of its group"),
     }
 }
 

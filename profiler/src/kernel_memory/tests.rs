@@ -114,5 +114,5 @@ fn without_sizes_and_group_it_is_an_estimate_and_says_so() {
         "{}",
         kernel.source
     );
-    assert!(kernel.source.contains("no group"), "{}", kernel.source);
+    assert!(kernel.source.contains("not checked"), "{}", kernel.source);
 }

@@ -16,6 +16,7 @@ mod pagemap;
 mod pagemap_scan;
 mod proc_files;
 mod reconcile;
+mod sockets;
 
 pub use objects::OpenFiles;
 pub use proc_files::{StatmReader, vm_hwm_bytes};

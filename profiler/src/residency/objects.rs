@@ -12,7 +12,7 @@ pub struct OpenFiles {
     /// Pipes; both ends are one.
     pub pipes: u64,
     /// Sockets.
-    pub sockets: u64,
+    pub sockets: Sockets,
     /// epoll instances.
     pub epolls: u64,
     /// Descriptors that they watch.
@@ -27,12 +27,45 @@ pub struct OpenFiles {
     pub slots: u64,
 }
 
+/// Sockets by protocol.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct Sockets {
+    /// Streams between processes.
+    pub unix_streams: u64,
+    /// Datagrams and packets between processes.
+    pub unix: u64,
+    /// TCP over IPv4.
+    pub tcp: u64,
+    /// TCP over IPv6.
+    pub tcp6: u64,
+    /// UDP over IPv4.
+    pub udp: u64,
+    /// UDP over IPv6.
+    pub udp6: u64,
+    /// Of any other protocol.
+    pub others: u64,
+}
+
+impl Sockets {
+    /// All of them.
+    pub fn total(&self) -> u64 {
+        let internet = self.tcp + self.tcp6 + self.udp + self.udp6;
+        self.unix_streams + self.unix + internet + self.others
+    }
+}
+
 impl OpenFiles {
     fn add(&mut self, other: &OpenFiles) {
         let sums = [
             (&mut self.files, other.files),
             (&mut self.pipes, other.pipes),
-            (&mut self.sockets, other.sockets),
+            (&mut self.sockets.unix_streams, other.sockets.unix_streams),
+            (&mut self.sockets.unix, other.sockets.unix),
+            (&mut self.sockets.tcp, other.sockets.tcp),
+            (&mut self.sockets.tcp6, other.sockets.tcp6),
+            (&mut self.sockets.udp, other.sockets.udp),
+            (&mut self.sockets.udp6, other.sockets.udp6),
+            (&mut self.sockets.others, other.sockets.others),
             (&mut self.epolls, other.epolls),
             (&mut self.epoll_entries, other.epoll_entries),
             (&mut self.eventfds, other.eventfds),
@@ -65,6 +98,8 @@ pub struct Objects {
     pub anonymous_mappings: u64,
     /// Page tables that `VmPTE` counts, in bytes.
     pub page_tables_bytes: u64,
+    /// Processes whose open files nobody has looked at.
+    pub without_files: u64,
     /// What is open; `slots` are those of tables of more than 64.
     pub open: OpenFiles,
 }
@@ -80,8 +115,9 @@ impl Objects {
             objects.mappings += mappings(process);
             objects.anonymous_mappings += anonymous_mappings(process);
             objects.page_tables_bytes += process.page_tables_bytes;
-            if let Some(files) = &process.files {
-                objects.open.add(files);
+            match &process.files {
+                Some(files) => objects.open.add(files),
+                None => objects.without_files += 1,
             }
         }
         objects

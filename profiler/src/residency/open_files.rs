@@ -3,12 +3,13 @@
 
 use std::{collections::HashSet, fs};
 
-use super::{OpenFiles, proc_files::ProcDir, scan::ScanError};
+use super::{OpenFiles, proc_files::ProcDir, scan::ScanError, sockets::Protocols};
 
 /// Inodes of pipes and sockets that have been counted: several descriptors may lead to one.
 #[derive(Default)]
 pub(super) struct Seen {
     inodes: HashSet<u64>,
+    protocols: Protocols,
 }
 
 /// Counts what is open. A file that came from the parent by fork is the parent's, if that one is in
@@ -39,7 +40,11 @@ pub(super) fn open_files(
         let target = fs::read_link(entry.path()).unwrap_or_default();
         match sort_of(&target.to_string_lossy()) {
             Sort::Pipe(inode) => open.pipes += u64::from(seen.inodes.insert(inode)),
-            Sort::Socket(inode) => open.sockets += u64::from(seen.inodes.insert(inode)),
+            Sort::Socket(inode) => {
+                if seen.inodes.insert(inode) {
+                    seen.protocols.count(dir, inode, &mut open.sockets);
+                }
+            }
             Sort::Epoll => {
                 open.epolls += 1;
                 open.epoll_entries += epoll_entries(dir, number);

@@ -9,6 +9,7 @@ mod fixtures;
 mod at_the_peak;
 mod counters;
 mod endings;
+mod kernel_memory;
 mod killed;
 mod memory;
 mod processes;

@@ -41,6 +41,10 @@ fn main() {
             say(&format!("mount {kind} {error}"));
         }
     }
+    // The groups of the jobs count their memory, as those of a session under systemd do.
+    if let Err(error) = fs::write("/sys/fs/cgroup/cgroup.subtree_control", "+memory") {
+        say(&format!("mount cgroup memory {error}"));
+    }
     let release = fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
     say(&format!("booted {}", release.trim()));
     match fs::read_to_string(JOBS) {
