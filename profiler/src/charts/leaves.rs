@@ -97,6 +97,18 @@ fn finding(run: &Run, peak: &Peak, tasks: u64, rows: &[Row]) -> String {
 /// Parts of a task below this are not in the title.
 const LEAST_SHARE_OF_A_TASK: f64 = 0.02;
 
+/// From this share of RSS on, kernel memory is shown by its parts.
+const KERNEL_IS_MUCH: f64 = 0.1;
+/// Names of [`Kernel::parts`](crate::results::Kernel::parts) here, in their order.
+const KERNEL_PARTS: [&str; 6] = [
+    "kernel stacks",
+    "page tables",
+    "kernel objects",
+    "unmapped shared memory",
+    "socket buffers",
+    "kernel, other",
+];
+
 /// One bar.
 struct Row {
     name: &'static str,
@@ -143,15 +155,48 @@ fn rows(peak: &Peak, tasks: u64, base: Option<(u64, &Peak)>) -> Vec<Row> {
             per_task: None,
         });
     }
-    if let Some(bytes) = kernel_bytes(peak) {
-        rows.push(Row {
-            name: "kernel memory",
-            fill: Fill::Hatched,
-            bytes,
-            per_task: per_task(bytes, base.map(|(_, peak)| kernel_bytes(peak).unwrap_or(0))),
-        });
-    }
+    let kernel = kernel_parts(peak).into_iter();
+    rows.extend(kernel.map(|(name, bytes, of): KernelPart| Row {
+        name,
+        fill: Fill::Hatched,
+        bytes,
+        per_task: per_task(bytes, base.map(|(_, peak)| of(peak))),
+    }));
     rows
+}
+
+/// A part of kernel memory: its name, its bytes, and how to find them at another peak.
+type KernelPart = (&'static str, u64, Box<dyn Fn(&Peak) -> u64>);
+
+/// Kernel memory; where it is much, by its parts.
+fn kernel_parts(peak: &Peak) -> Vec<KernelPart> {
+    let Some(bytes) = kernel_bytes(peak) else {
+        return Vec::new();
+    };
+    let whole = |peak: &Peak| kernel_bytes(peak).unwrap_or(0);
+    if (bytes as f64) < peak.rss_bytes as f64 * KERNEL_IS_MUCH {
+        return vec![("kernel memory", bytes, Box::new(whole))];
+    }
+    let least = (bytes as f64 * LEAST_SHARE) as u64;
+    let part = |at: usize, peak: &Peak| peak.kernel.parts()[at].1.unwrap_or(0);
+    let mut parts: Vec<KernelPart> = Vec::new();
+    let mut shown = Vec::new();
+    for (at, name) in KERNEL_PARTS.into_iter().enumerate() {
+        let bytes = part(at, peak);
+        if bytes > least {
+            shown.push(at);
+            parts.push((name, bytes, Box::new(move |peak| part(at, peak))));
+        }
+    }
+    let rest = move |peak: &Peak| {
+        let shown = shown.iter().map(|&at| part(at, peak));
+        whole(peak).saturating_sub(shown.fold(0, u64::saturating_add))
+    };
+    let bytes = rest(peak);
+    if bytes > 0 {
+        parts.push(("kernel, the rest", bytes, Box::new(rest)));
+    }
+    parts
 }
 
 /// The bars under each other.

@@ -306,7 +306,7 @@ fn finding(run: &Run, peak: &Peak) -> String {
 fn explanations(run: &Run, plot: &Plot) -> Vec<String> {
     let mut said = vec!["Resident memory (RSS) over time, by class.".to_owned()];
     if !plot.with_kernel.is_empty() {
-        said[0] += " Dashed: with kernel stacks and page tables.";
+        said[0] += " Dashed: with kernel memory.";
     }
     let spread = plot.composed.iter().map(|point| point.spread_bytes).max();
     if let Some(spread) = spread.filter(|&spread| spread > 0) {

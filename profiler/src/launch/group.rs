@@ -167,8 +167,10 @@ impl TargetGroup {
     pub fn add(&self, pid: u32) -> Result<(), GroupError> {
         match self {
             TargetGroup::Cgroup(cgroup) => {
+                fs::write(&cgroup.procs, pid.to_string()).map_err(access(&cgroup.procs))?;
+                // Second: who is in the companion is in the group, and ends with it.
                 accounting::add(&cgroup.directory, pid);
-                fs::write(&cgroup.procs, pid.to_string()).map_err(access(&cgroup.procs))
+                Ok(())
             }
             TargetGroup::Processes(_) => Ok(()),
         }
@@ -221,10 +223,9 @@ impl TargetGroup {
     pub fn remove(&self) -> Result<(), GroupError> {
         match self {
             TargetGroup::Cgroup(cgroup) => {
-                if let Some(companion) = accounting::existing(&cgroup.directory) {
-                    remove_below(&companion)?;
-                }
-                remove_below(&cgroup.directory)
+                let companion = accounting::existing(&cgroup.directory);
+                let companion = companion.map_or(Ok(()), |path| remove_below(&path));
+                remove_below(&cgroup.directory).and(companion)
             }
             TargetGroup::Processes(_) => Ok(()),
         }

@@ -3,7 +3,11 @@
 
 use std::process::Stdio;
 
-use profiler::{classify::Class, residency::hidden_growth::statm_is_exact, results::Run};
+use profiler::{
+    classify::Class,
+    residency::hidden_growth::statm_is_exact,
+    results::{Peak, Run},
+};
 
 use crate::{
     fixtures::build,
@@ -69,6 +73,17 @@ fn classes_at_the_peak_are_those_of_the_program_frozen_there() {
             "tier {tier}: {:?}, frozen {:?}",
             peak.classes, frozen.classes
         );
+        // The ledger reads the number of mappings from the kernel, the scan from a list of them.
+        let mappings = |peak: &Peak| {
+            let mut kinds = peak.kernel.slab.iter();
+            kinds
+                .find(|kind| kind.kind == "vm_area_struct")
+                .map(|kind| kind.objects)
+        };
+        if statm_is_exact() {
+            assert_eq!(mappings(&peak), mappings(&frozen));
+            assert!(mappings(&peak).is_some(), "{:?}", peak.kernel);
+        }
         // The threads had not ended yet.
         assert!(peak.threads == 21 || !statm_is_exact(), "{}", peak.threads);
     }

@@ -35,6 +35,14 @@ impl Remains {
         mounts.iter().find_map(|root| find(Path::new(root), &name))
     }
 
+    /// Its companion, where memory is counted in a hierarchy of version 1.
+    fn companion(&self) -> Option<PathBuf> {
+        let name = format!("profiler-{}", self.profiler);
+        let mounts = mounts_of("cgroup");
+        let mut memory = mounts.iter().filter(|root| root.ends_with("/memory"));
+        memory.find_map(|root| find(Path::new(root), &name))
+    }
+
     /// Processes of the profiler, its guardian, and those in `more`, as far as they are alive.
     fn alive(&self, more: &[u32]) -> Vec<String> {
         let marker = self.marker.to_str().expect("UTF-8");
@@ -53,7 +61,7 @@ impl Remains {
     /// The profiler has ended by itself: nothing is left at this moment.
     pub fn assert_none_now(&self) {
         assert_eq!(self.alive(&[]), Vec::<String>::new());
-        assert_eq!(self.cgroup(), None);
+        assert_eq!((self.cgroup(), self.companion()), (None, None));
         assert_eq!(mounts_of("tracefs"), self.mounts);
     }
 
@@ -62,7 +70,7 @@ impl Remains {
         let deadline = Instant::now() + LONG;
         loop {
             let alive = self.alive(targets);
-            let cgroup = self.cgroup();
+            let cgroup = self.cgroup().or_else(|| self.companion());
             if alive.is_empty() && cgroup.is_none() {
                 break;
             }
