@@ -8,6 +8,8 @@
 
 pub mod units;
 
+pub mod limits;
+
 pub mod launch;
 pub mod probes;
 

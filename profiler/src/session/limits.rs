@@ -1,8 +1,9 @@
 //! Which system limit stopped the growth of a tree.
 
-use std::fs;
-
-use crate::units::thousands;
+use crate::{
+    limits::sysctl::{Sysctl, Sysctls},
+    units::thousands,
+};
 
 /// A tree with this share of a limit that it has for itself has come up against it,
 const OWN: f64 = 0.998;
@@ -12,7 +13,7 @@ const SHARED: f64 = 0.97;
 /// A sysctl that limits what a tree may have, how much of it the tree had, and which share of it
 /// means that the limit was reached.
 struct Limit {
-    sysctl: &'static str,
+    sysctl: Sysctl,
     used: u64,
     allowed: u64,
     reached: f64,
@@ -21,11 +22,9 @@ struct Limit {
 /// The limit that a tree comes up against which has had `threads` threads and whose largest process
 /// has had `mappings` mappings: `kernel.pid_max = 32,768`.
 pub fn reached(threads: u64, mappings: u64) -> Option<String> {
-    let limit = |sysctl: &'static str, used, reached| {
-        let path = format!("/proc/sys/{}", sysctl.replace('.', "/"));
-        let text = fs::read_to_string(path).unwrap_or_default();
+    let limit = |sysctl, used, reached| {
         // A limit that cannot be read limits nothing as far as we can tell.
-        let allowed = text.trim().parse().unwrap_or(u64::MAX);
+        let allowed = Sysctls::default().read(sysctl).unwrap_or(u64::MAX);
         Limit {
             sysctl,
             used,
@@ -34,16 +33,20 @@ pub fn reached(threads: u64, mappings: u64) -> Option<String> {
         }
     };
     first_reached(&[
-        limit("vm.max_map_count", mappings, OWN),
-        limit("kernel.pid_max", threads, SHARED),
-        limit("kernel.threads-max", threads, SHARED),
+        limit(Sysctl::MaxMapCount, mappings, OWN),
+        limit(Sysctl::PidMax, threads, SHARED),
+        limit(Sysctl::ThreadsMax, threads, SHARED),
     ])
 }
 
 fn first_reached(limits: &[Limit]) -> Option<String> {
     let reached = |limit: &&Limit| limit.used as f64 >= limit.allowed as f64 * limit.reached;
     let limit = limits.iter().find(reached)?;
-    Some(format!("{} = {}", limit.sysctl, thousands(limit.allowed)))
+    Some(format!(
+        "{} = {}",
+        limit.sysctl.name(),
+        thousands(limit.allowed)
+    ))
 }
 
 #[cfg(test)]
@@ -58,9 +61,9 @@ mod tests {
             reached,
         };
         first_reached(&[
-            limit("vm.max_map_count", mappings, 65_530, OWN),
-            limit("kernel.pid_max", threads, 32_768, SHARED),
-            limit("kernel.threads-max", threads, 192_730, SHARED),
+            limit(Sysctl::MaxMapCount, mappings, 65_530, OWN),
+            limit(Sysctl::PidMax, threads, 32_768, SHARED),
+            limit(Sysctl::ThreadsMax, threads, 192_730, SHARED),
         ])
     }
 
