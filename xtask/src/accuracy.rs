@@ -11,6 +11,7 @@ use std::{
 use anyhow::{Context, Result, bail, ensure};
 use profiler::{
     charts,
+    limits::Raises,
     results::{
         Run, SCHEMA_VERSION,
         accuracy::{Accuracy, Comparison, Unit},
@@ -153,6 +154,7 @@ fn verify(
         contract: Some(contract),
         repeat: 0,
         ask_for_books: true,
+        raises: Raises::default(),
     };
     Ok(match profiler.measure(&job)? {
         Measured::Run(run, host) => Some((run, host)),

@@ -10,6 +10,7 @@ use std::{
 
 use anyhow::{Context, Result, bail, ensure};
 use profiler::{
+    limits::Raises,
     results::{Outcome, Run, theil_sen::median},
     session::job::{Contract, Job},
     units::thousands,
@@ -178,5 +179,6 @@ fn job(
         contract: Some(contract),
         repeat: 0,
         ask_for_books: false,
+        raises: Raises::default(),
     }
 }

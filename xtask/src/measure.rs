@@ -66,7 +66,7 @@ impl Profiler {
             bail!("not root, and there is no sudo: attaching probes needs root; try this as root");
         }
         let output = self
-            .command(&["doctor", "--quiet"])
+            .command(&["doctor", "--quiet", "--restore"])
             .stdin(Stdio::inherit())
             .output()?;
         if !output.status.success() {
@@ -83,9 +83,13 @@ impl Profiler {
             folder.path().join("result.json"),
         );
         fs::write(&job_file, serde_json::to_vec(job)?)?;
-        let mut command = self.command(&["run", "--job"]);
+        let mut command = self.command(&["run", "--until-stdin-closes", "--job"]);
         command.arg(&job_file).arg("--output").arg(&result_file);
-        command.stdout(Stdio::null()).stderr(Stdio::piped());
+        // The other end of its stdin closes with us, however we end, and it ends the program then.
+        command
+            .stdin(Stdio::piped())
+            .stdout(Stdio::null())
+            .stderr(Stdio::piped());
         let child = command
             .spawn()
             .with_context(|| format!("cannot start `{}`", line(&command)))?;

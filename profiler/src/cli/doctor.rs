@@ -2,10 +2,12 @@
 
 use clap::Args;
 use profiler::{
+    launch::group::end_abandoned,
+    limits::raised::Place,
     probes::{attach::Probes, object, tier::Tier},
     residency::{Method, hidden_growth, scan},
     session::host,
-    units::human,
+    units::{human, thousands},
 };
 
 use super::Failure;
@@ -15,6 +17,10 @@ pub struct Arguments {
     /// Say nothing when all is well
     #[arg(short, long)]
     quiet: bool,
+
+    /// End programs that a killed run has left behind, and give back limits that it raised
+    #[arg(long)]
+    restore: bool,
 }
 
 /// The smallest ring that the kernel accepts is a page; this one is never read.
@@ -22,8 +28,13 @@ const RING_BYTES: u32 = 64 << 10;
 
 /// Exit status 2: the probes cannot be attached here.
 const CANNOT_ATTACH: u8 = 2;
+/// Exit status 3: limits stay raised.
+const CANNOT_RESTORE: u8 = 3;
 
 pub fn execute(arguments: &Arguments) -> Result<u8, Failure> {
+    if arguments.restore {
+        restore(arguments.quiet)?;
+    }
     let attached = Probes::attach(RING_BYTES);
     if arguments.quiet {
         return attached
@@ -61,6 +72,7 @@ pub fn execute(arguments: &Arguments) -> Result<u8, Failure> {
         "statm and page faults (the kernel's count of RSS lags behind)"
     };
     println!("polling       {polling}");
+    print_raised();
     match attached {
         Ok(probes) => {
             println!(
@@ -84,6 +96,52 @@ pub fn execute(arguments: &Arguments) -> Result<u8, Failure> {
             Err(Failure::new(CANNOT_ATTACH, error))
         }
     }
+}
+
+/// Limits that some run has raised; says nothing where there are none.
+fn print_raised() {
+    let raised = match Place::of_this_machine().raised() {
+        Ok(raised) => raised,
+        Err(error) => return println!("raised        unknown: {error}"),
+    };
+    for limit in raised {
+        println!(
+            "raised        {} from {} to {}, until the run that needs it ends; should none be left, try \
+             `sudo profiler doctor --restore`",
+            limit.sysctl.name(),
+            thousands(limit.original),
+            thousands(limit.current)
+        );
+    }
+}
+
+fn restore(quiet: bool) -> Result<(), Failure> {
+    let failed = |error| Failure::new(CANNOT_RESTORE, error);
+    // A program that runs on may need what is raised.
+    let groups = end_abandoned();
+    let outcome = Place::of_this_machine()
+        .restore_abandoned()
+        .map_err(failed)?;
+    if quiet {
+        return Ok(());
+    }
+    for group in groups {
+        println!("ended         {group}");
+    }
+    for (sysctl, value) in &outcome.restored {
+        println!("restored      {} = {}", sysctl.name(), thousands(*value));
+    }
+    for (sysctl, value) in &outcome.left_alone {
+        println!(
+            "left alone    {} = {}, which somebody else has set since",
+            sysctl.name(),
+            thousands(*value)
+        );
+    }
+    if outcome.in_use {
+        println!("restored      nothing: a run that is under way needs what is raised");
+    }
+    Ok(())
 }
 
 /// Which ways of following residency load here, and why the others do not.

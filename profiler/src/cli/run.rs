@@ -11,6 +11,7 @@ use clap::Args;
 use profiler::{
     charts,
     launch::held::Identity,
+    limits::Raises,
     probes::tier::Tier,
     report::{self, Colour},
     results::{Results, Run, SCHEMA_VERSION, store},
@@ -42,6 +43,10 @@ pub struct Arguments {
     #[arg(long, value_name = "FILE", hide = true, conflicts_with = "command")]
     job: Option<PathBuf>,
 
+    /// Stop when stdin, a pipe, is closed: whoever holds it open is gone
+    #[arg(long, hide = true)]
+    until_stdin_closes: bool,
+
     /// The command and its arguments
     #[arg(last = true, required_unless_present = "job", value_name = "COMMAND")]
     command: Vec<String>,
@@ -59,6 +64,7 @@ pub fn execute(arguments: Arguments) -> Result<u8, Failure> {
     let options = Options {
         event_log: arguments.event_log,
         tier: arguments.tier,
+        until_stdin_closes: arguments.until_stdin_closes,
     };
     let run = session::run(&job, &options).map_err(|error| match &error {
         SessionError::Launch(launch) => Failure::new(launch.exit_status() as u8, launch),
@@ -188,5 +194,6 @@ fn job_of(command: &[String]) -> Job {
         contract: None,
         repeat: 0,
         ask_for_books: false,
+        raises: Raises::default(),
     }
 }

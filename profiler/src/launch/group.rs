@@ -108,10 +108,9 @@ impl TargetGroup {
         Ok(group)
     }
 
-    /// Makes a cgroup of our own under a name that no living profiler has, and removes what profilers
-    /// that were killed together with their guardians left behind.
+    /// Makes a cgroup of our own under a name that no living profiler has, once those of dead ones
+    /// [are gone](end_abandoned).
     pub fn create_fresh() -> Result<TargetGroup, GroupError> {
-        remove_abandoned();
         TargetGroup::create(&name_of(std::process::id()))
     }
 
@@ -377,24 +376,34 @@ fn name_of(profiler: u32) -> String {
     format!("{NAME_PREFIX}{profiler}")
 }
 
-/// Groups of profilers that are gone, as far as they are empty. That one cannot be removed is no
-/// reason not to measure.
-fn remove_abandoned() {
-    let homes = homes().unwrap_or_default();
-    let homes = homes.into_iter().chain(accounting::own_memory_group());
-    for directory in homes.filter_map(|home| subgroups(&home).ok()).flatten() {
-        let name = directory
-            .file_name()
-            .unwrap_or_default()
-            .to_string_lossy()
-            .into_owned();
-        let owner = name
-            .strip_prefix(NAME_PREFIX)
-            .and_then(|pid| pid.parse().ok());
-        if owner.is_some_and(ended) {
-            let _ = fs::remove_dir(&directory);
-        }
+/// How long killed processes may take to be gone.
+const KILL_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// Ends what profilers that were killed together with their guardians left running, and removes their
+/// groups; the names of those. That one cannot be removed is no reason not to measure.
+pub fn end_abandoned() -> Vec<String> {
+    let mut ended_groups = Vec::new();
+    for (name, directory) in abandoned(homes().unwrap_or_default()) {
+        let group = TargetGroup::at(directory);
+        let gone = group.kill(KILL_TIMEOUT).and_then(|()| group.remove());
+        ended_groups.extend(gone.is_ok().then_some(name));
     }
+    // A companion whose group is gone already.
+    for (_, directory) in abandoned(accounting::own_memory_group()) {
+        let _ = fs::remove_dir(directory);
+    }
+    ended_groups
+}
+
+/// Groups of profilers that are gone, with their names.
+fn abandoned(homes: impl IntoIterator<Item = PathBuf>) -> Vec<(String, PathBuf)> {
+    let groups = homes.into_iter().filter_map(|home| subgroups(&home).ok());
+    let named = groups.flatten().filter_map(|directory| {
+        let name = directory.file_name()?.to_string_lossy().into_owned();
+        let owner = name.strip_prefix(NAME_PREFIX)?.parse().ok()?;
+        ended(owner).then_some((name, directory))
+    });
+    named.collect()
 }
 
 /// `root` and the processes that descend from it, by the parents that `/proc` names. One whose parent

@@ -32,7 +32,7 @@ pub struct Target {
     pub directory: Option<PathBuf>,
     /// Who it runs as; `None` keeps our user.
     pub user: Option<Identity>,
-    /// Whether stdout and stderr come to us through pipes, or go where ours go.
+    /// Whether stdout and stderr come to us through pipes and stdin is empty, or all are ours.
     pub capture: bool,
 }
 
@@ -279,7 +279,11 @@ impl Image {
             // Rust ignores SIGPIPE, and an ignored signal stays ignored over an exec.
             libc::signal(libc::SIGPIPE, libc::SIG_DFL);
             let ready = output.is_none_or(|(stdout, stderr)| {
-                libc::dup2(stdout, 1) >= 0 && libc::dup2(stderr, 2) >= 0
+                // 0 is free then, and the lowest number is what is opened.
+                libc::close(0);
+                libc::open(c"/dev/null".as_ptr(), libc::O_RDONLY) == 0
+                    && libc::dup2(stdout, 1) >= 0
+                    && libc::dup2(stderr, 2) >= 0
             }) && self.user.as_ref().is_none_or(become_user)
                 && self
                     .directory

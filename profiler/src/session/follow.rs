@@ -5,7 +5,7 @@ use std::{
     collections::HashMap,
     future::pending,
     io,
-    os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd},
+    os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd},
     time::{Duration, SystemTime},
 };
 
@@ -201,7 +201,11 @@ impl<'a> Following<'a> {
     }
 
     /// Waits and works until the target has exited.
-    pub async fn until_end(mut self, running: Running) -> Result<Ended, SessionError> {
+    pub async fn until_end(
+        mut self,
+        running: Running,
+        until_stdin_closes: bool,
+    ) -> Result<Ended, SessionError> {
         let pid = running.pid;
         let mut analysis = Analysis::new(pid.as_raw() as u32);
         analysis.sizes = std::mem::take(&mut self.sizes);
@@ -209,7 +213,7 @@ impl<'a> Following<'a> {
         if self.probes.ledger.is_some() {
             self.at_peak = Some(AtPeak::new(pid.as_raw() as u32));
         }
-        let mut waiting = Waiting::new(&self.probes, running)?;
+        let mut waiting = Waiting::new(&self.probes, running, until_stdin_closes)?;
         let _ = handled_signals().thread_unblock();
         let exit_ns = loop {
             match waiting.next().await? {
@@ -695,10 +699,12 @@ struct Waiting {
     interrupt: Signal,
     terminate: Signal,
     hangup: Signal,
+    /// Held open by whoever started us.
+    lifeline: Option<Lines<BufReader<pipe::Receiver>>>,
 }
 
 impl Waiting {
-    fn new(probes: &Probes, running: Running) -> Result<Waiting> {
+    fn new(probes: &Probes, running: Running, until_stdin_closes: bool) -> Result<Waiting> {
         let mut ticker = interval(POLL);
         ticker.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let (stdout, stderr) = match running.output {
@@ -717,6 +723,10 @@ impl Waiting {
             interrupt: signal(SignalKind::interrupt())?,
             terminate: signal(SignalKind::terminate())?,
             hangup: signal(SignalKind::hangup())?,
+            lifeline: match until_stdin_closes {
+                true => Some(lines(io::stdin().as_fd().try_clone_to_owned()?)?),
+                false => None,
+            },
         })
     }
 
@@ -736,6 +746,7 @@ impl Waiting {
             _ = self.interrupt.recv() => Next::Signal(libc::SIGINT),
             _ = self.terminate.recv() => Next::Signal(libc::SIGTERM),
             _ = self.hangup.recv() => Next::Signal(libc::SIGHUP),
+            _ = end_of(&mut self.lifeline) => Next::Signal(libc::SIGHUP),
         })
     }
 
@@ -771,6 +782,16 @@ async fn next_line(
             Ok(line)
         }
         None => pending().await,
+    }
+}
+
+/// The end of what can be read; never, where there is nothing to read from.
+async fn end_of(source: &mut Option<Lines<BufReader<pipe::Receiver>>>) {
+    loop {
+        // Once it fails, nobody is at the other end either.
+        if !matches!(next_line(source).await, Ok(Some(_))) {
+            return;
+        }
     }
 }
 

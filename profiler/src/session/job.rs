@@ -4,6 +4,8 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
+use crate::limits::Raises;
+
 /// A benchmark program at one N. `cargo xtask run` hands it to the privileged profiler as JSON.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Job {
@@ -29,6 +31,9 @@ pub struct Job {
     /// the program is asked for its runtime's own books by `SIGUSR2`, and answers with a line `books={…}`.
     #[serde(default)]
     pub ask_for_books: bool,
+    /// Limits that are to be higher while it runs.
+    #[serde(default)]
+    pub raises: Raises,
 }
 
 /// `PROGRAM N SECONDS`: N tasks, all alive at once, each waiting so many seconds.

@@ -31,9 +31,13 @@ use crate::{
     events::log::{self, Entry},
     kernel_memory::kinds,
     launch::{
-        group::TargetGroup,
+        group::{TargetGroup, end_abandoned},
         guardian::Guardian,
         held::{Held, Identity, LaunchError, Target},
+    },
+    limits::{
+        Raises,
+        raised::{Place, RaiseError, Restored},
     },
     probes::{
         attach::{AttachError, Probes},
@@ -42,6 +46,7 @@ use crate::{
         tier::Tier,
     },
     results::{RefusedTier, Run},
+    units::thousands,
 };
 use analysis::Frozen;
 use follow::{Ended, Following};
@@ -59,6 +64,9 @@ pub struct Options {
     pub event_log: Option<PathBuf>,
     /// How residency is followed; `None` takes the best tier that can be had.
     pub tier: Option<Tier>,
+    /// Whoever started us holds our stdin, a pipe: when that closes they are gone, and so is the reason to
+    /// go on. It is taken for a hang-up.
+    pub until_stdin_closes: bool,
 }
 
 /// Why there is no result.
@@ -70,6 +78,9 @@ pub enum SessionError {
     /// The command could not be started.
     #[error(transparent)]
     Launch(#[from] LaunchError),
+    /// Limits could not be raised.
+    #[error(transparent)]
+    Raise(#[from] RaiseError),
     /// A signal ended the session; its number.
     #[error("interrupted by signal {0}")]
     Interrupted(i32),
@@ -91,16 +102,29 @@ pub fn run(job: &Job, options: &Options) -> Result<Run, SessionError> {
         .map(BufWriter::new);
 
     let mut warnings = Vec::new();
+    let place = Place::of_this_machine();
+    // First what the dead left running: see the end of this function.
+    end_abandoned();
+    told(place.restore_abandoned(), &mut warnings);
+    raise_processes(&job.raises)?;
     // In this order nothing is left whenever we are killed: the held target ends with a pipe of ours,
     // and the guardian, which is told of it, is there before the cgroup is.
     let held = Held::fork(&target(job))?;
     let root = held.pid.as_raw() as u32;
     let profiler = std::process::id();
-    let guardian = Guardian::fork(|| TargetGroup::of_profiler(profiler, root))
+    let limits = match job.raises.sysctls.is_empty() {
+        true => None,
+        false => Some(place.hold()?),
+    };
+    let guardian = Guardian::fork(|| TargetGroup::of_profiler(profiler, root), limits.as_ref())
         .context("cannot fork the guardian")?;
     let group = make_group(root, &mut warnings);
     let started = SystemTime::now();
-    let ended = attach_and_follow(job, held, &group, options.tier, event_log, warnings);
+    let raised = limits.as_ref().map(|hold| hold.raise(&job.raises.sysctls));
+    let ended = raised
+        .unwrap_or(Ok(()))
+        .map_err(SessionError::from)
+        .and_then(|()| attach_and_follow(job, held, &group, options, event_log, warnings));
 
     // Whatever the target left behind goes with it when it was ours to end, or never began; a command's
     // own children that outlive it are let go.
@@ -110,8 +134,42 @@ pub fn run(job: &Job, options: &Options) -> Result<Run, SessionError> {
     };
     release.context("cannot empty the target's group")?;
     group.remove().context("cannot remove the target's group")?;
+    // Only now: above `vm.max_map_count` the calls of a program that runs would fail.
+    let mut warnings = Vec::new();
+    if let Some(hold) = &limits {
+        told(hold.release(), &mut warnings);
+    }
     guardian.dismiss();
-    ended.and_then(|ended| Ok(ended.into_run(job, started)?))
+    let mut ended = ended?;
+    ended.warnings.append(&mut warnings);
+    Ok(ended.into_run(job, started)?)
+}
+
+/// What a reader should know about limits that were to be given back.
+fn told(restored: Result<Restored, RaiseError>, warnings: &mut Vec<String>) {
+    match restored {
+        Ok(restored) => warnings.extend(restored.left_alone.iter().map(|(sysctl, value)| {
+            let (name, value) = (sysctl.name(), thousands(*value));
+            format!("{name} was raised and somebody else has set it since: it stays at {value}")
+        })),
+        Err(error) => warnings.push(format!(
+            "raised limits were not given back: {error}; try `sudo profiler doctor --restore`"
+        )),
+    }
+}
+
+/// The target inherits it; that it is ours too does no harm.
+fn raise_processes(raises: &Raises) -> Result<(), anyhow::Error> {
+    use nix::sys::resource::{Resource::RLIMIT_NPROC, getrlimit, setrlimit};
+    let Some(wanted) = raises.processes else {
+        return Ok(());
+    };
+    let (soft, hard) = getrlimit(RLIMIT_NPROC)?;
+    if soft >= wanted {
+        return Ok(());
+    }
+    setrlimit(RLIMIT_NPROC, wanted, hard.max(wanted))
+        .with_context(|| format!("cannot raise RLIMIT_NPROC to {}", thousands(wanted)))
 }
 
 /// From the held child to its end.
@@ -119,7 +177,7 @@ fn attach_and_follow(
     job: &Job,
     held: Held,
     group: &TargetGroup,
-    tier: Option<Tier>,
+    options: &Options,
     mut event_log: EventLog,
     warnings: Vec<String>,
 ) -> Result<Ended, SessionError> {
@@ -132,7 +190,7 @@ fn attach_and_follow(
     record(&mut event_log, &Entry::Sizes(sizes.clone()))?;
 
     let mut refused_tiers = Vec::new();
-    let mut probes = attach(tier, &mut refused_tiers)?;
+    let mut probes = attach(options.tier, &mut refused_tiers)?;
     probes.follow(root)?;
     let counters = TreeCounters::open(held.pid.as_raw(), group.directory());
     // Once the target runs, a signal waits until the event loop is there to act on it.
@@ -153,7 +211,7 @@ fn attach_and_follow(
         .enable_all()
         .build()
         .context("cannot start the event loop")?;
-    runtime.block_on(following.until_end(running))
+    runtime.block_on(following.until_end(running, options.until_stdin_closes))
 }
 
 /// The probes of a tier; without a wish, of the best tier that loads.

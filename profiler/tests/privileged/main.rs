@@ -14,5 +14,6 @@ mod killed;
 mod memory;
 mod processes;
 mod profiled;
+mod raised;
 mod remains;
 mod threads;

@@ -11,6 +11,7 @@ use std::{
 use anyhow::{Context, Result, ensure};
 use profiler::{
     charts,
+    limits::Raises,
     report::{Colour, results_table},
     results::{Outcome, Results, SCHEMA_VERSION, slopes::slopes, store},
     session::{
@@ -248,6 +249,7 @@ impl Planned<'_> {
             contract: Some(contract),
             repeat: self.repeat,
             ask_for_books: false,
+            raises: Raises::default(),
         }
     }
 }
