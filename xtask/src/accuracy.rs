@@ -19,7 +19,7 @@ use profiler::{
     },
     session::{
         host,
-        job::{Contract, Job},
+        job::{Contract, Job, Load},
     },
     units::thousands,
 };
@@ -142,6 +142,7 @@ fn verify(
     let contract = Contract {
         tasks: tasks(program, options),
         seconds: options.seconds,
+        load: Load::default(),
     };
     let job = Job {
         program: program.name.clone(),

@@ -14,7 +14,7 @@ use std::{
 use anyhow::{Context, Result, bail};
 use profiler::{
     results::{Host, Run, store},
-    session::job::Job,
+    session::job::{Job, Load},
 };
 
 use crate::{
@@ -42,7 +42,8 @@ pub enum Measured {
 }
 
 impl Profiler {
-    /// Builds it. Asks for the password where one is needed, and tries whether the probes can be attached.
+    /// Builds it. Asks for the password where one is needed, gives back limits that an earlier run has left
+    /// raised, and tries whether the probes can be attached.
     pub fn build(root: &Path) -> Result<Profiler> {
         eprintln!("building the profiler");
         let profiler = Profiler {
@@ -139,14 +140,16 @@ impl Profiler {
     }
 }
 
-/// The environment that programs run in: ours, less what cargo added for its own children.
+/// The environment that programs run in: ours, less what cargo added for its own children and what would
+/// be taken for our word.
 pub fn environment(own: &[(String, String)], ready: &[(String, String)]) -> Vec<(String, String)> {
-    let from_cargo = |name: &str| {
-        name.starts_with("CARGO") || name.starts_with("RUST") || name == "LD_LIBRARY_PATH"
+    let foreign = |name: &str| {
+        let from_cargo = name.starts_with("CARGO") || name.starts_with("RUST");
+        from_cargo || name == "LD_LIBRARY_PATH" || Load::VARIABLES.contains(&name)
     };
     let mut environment: Vec<_> = own
         .iter()
-        .filter(|(name, _)| !from_cargo(name) && !ready.iter().any(|(given, _)| given == name))
+        .filter(|(name, _)| !foreign(name) && !ready.iter().any(|(given, _)| given == name))
         .cloned()
         .collect();
     environment.extend_from_slice(ready);
@@ -192,6 +195,7 @@ mod tests {
             pair("CARGO_MANIFEST_DIR", "/x"),
             pair("LD_LIBRARY_PATH", "/x/deps"),
             pair("PATH", "/bin"),
+            pair("TASK_PAYLOAD", "1"),
         ];
         let ready = [pair("PATH", "/go/bin:/bin")];
         assert_eq!(

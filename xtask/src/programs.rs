@@ -12,6 +12,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail, ensure};
+use profiler::session::job::Load;
 use serde::Deserialize;
 
 /// Kernel memory of one thread in bytes, for estimates: 16.0 KiB of kernel stack, 4.0 KiB of page table, 6.8 KiB of
@@ -32,6 +33,10 @@ pub struct Program {
     pub colour: String,
     /// Kernel threads that one task needs: 1 for a thread, 0 for a task that shares threads.
     pub threads_per_task: u64,
+    /// Mappings that one task adds to the process: 2 for a stack and its guard page.
+    pub mappings_per_task: u64,
+    /// What its tasks can be asked to hold while they wait.
+    pub supports: Vec<Support>,
     /// What is known of its memory.
     pub estimate: Estimate,
     /// What of it is held against the runtime's own books.
@@ -50,6 +55,16 @@ pub struct Estimate {
     pub bytes_per_task: u64,
     /// The measurement that gave the two numbers.
     pub source: String,
+}
+
+/// What each task of a program can be asked to hold while it waits.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Support {
+    /// So many bytes of its stack, by calls.
+    StackDepth,
+    /// An array of so many bytes.
+    Payload,
 }
 
 /// One way to build and run a program; the first whose toolchains can be had is taken.
@@ -127,6 +142,10 @@ struct Manifest {
     runtime: String,
     colour: String,
     threads_per_task: u64,
+    #[serde(default)]
+    mappings_per_task: u64,
+    #[serde(default)]
+    supports: Vec<Support>,
     estimate: Estimate,
     recipe: Vec<Recipe>,
     #[serde(default)]
@@ -134,12 +153,24 @@ struct Manifest {
 }
 
 impl Program {
-    /// About how much memory the program and the kernel on its behalf will need, in bytes.
-    pub fn estimated_bytes(&self, tasks: u64) -> u64 {
+    /// About how much memory the program and the kernel on its behalf will need, in bytes, with tasks that
+    /// hold `load` bytes each.
+    pub fn estimated_bytes(&self, tasks: u64, load: u64) -> u64 {
         let kernel = KERNEL_BYTES_PER_THREAD * self.threads_per_task;
+        let per_task = (self.estimate.bytes_per_task + kernel).saturating_add(load);
         self.estimate
             .base_bytes
-            .saturating_add(tasks.saturating_mul(self.estimate.bytes_per_task + kernel))
+            .saturating_add(tasks.saturating_mul(per_task))
+    }
+
+    /// What it cannot be asked for, of what each task is to hold.
+    pub fn lacks(&self, load: Load) -> Option<&'static str> {
+        let lacks = |bytes, support| bytes > 0 && !self.supports.contains(&support);
+        if lacks(load.stack_depth_bytes, Support::StackDepth) {
+            return Some("its tasks have no stack of their own while they wait (--stack-depth)");
+        }
+        lacks(load.payload_bytes, Support::Payload)
+            .then_some("its tasks cannot be given anything to hold (--payload)")
     }
 }
 
@@ -216,6 +247,8 @@ fn parse(folder: &Path, text: &str) -> Result<Program> {
         runtime: manifest.runtime,
         colour,
         threads_per_task: manifest.threads_per_task,
+        mappings_per_task: manifest.mappings_per_task,
+        supports: manifest.supports,
         estimate: manifest.estimate,
         comparisons: manifest.compare,
         folder: folder.to_owned(),
@@ -335,13 +368,33 @@ mod tests {
     #[test]
     fn a_thread_is_estimated_with_its_kernel_memory() {
         let mut program = tokio();
-        assert_eq!(program.estimated_bytes(100), 2_000);
+        assert_eq!(program.estimated_bytes(100, 0), 2_000);
         program.threads_per_task = 1;
         assert_eq!(
-            program.estimated_bytes(100),
+            program.estimated_bytes(100, 0),
             2_000 + 100 * KERNEL_BYTES_PER_THREAD
         );
-        assert_eq!(program.estimated_bytes(u64::MAX), u64::MAX);
+        assert_eq!(program.estimated_bytes(u64::MAX, 0), u64::MAX);
+        assert_eq!(program.estimated_bytes(1, u64::MAX), u64::MAX);
+    }
+
+    #[test]
+    fn what_a_program_cannot_do_is_named() {
+        let load = |stack_depth_bytes, payload_bytes| Load {
+            stack_depth_bytes,
+            payload_bytes,
+        };
+        let mut program = tokio();
+        assert_eq!(program.lacks(load(0, 0)), None);
+        assert!(
+            program
+                .lacks(load(1, 0))
+                .unwrap()
+                .ends_with("(--stack-depth)")
+        );
+        assert!(program.lacks(load(0, 1)).unwrap().ends_with("(--payload)"));
+        program.supports = vec![Support::Payload];
+        assert_eq!(program.lacks(load(0, 1)), None);
     }
 
     #[test]

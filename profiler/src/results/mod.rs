@@ -98,6 +98,12 @@ pub struct Run {
     pub tasks: Option<u64>,
     /// Seconds that each task waits.
     pub task_seconds: Option<f64>,
+    /// How many bytes of its stack each task has called down while it waits; 0: as few as it takes.
+    #[serde(default)]
+    pub stack_depth_bytes: u64,
+    /// Bytes of an array that each task holds while it waits; 0: none.
+    #[serde(default)]
+    pub payload_bytes: u64,
     /// 0 for the first repeat.
     pub repeat: u32,
     /// When the run began: UTC, RFC 3339, whole seconds.

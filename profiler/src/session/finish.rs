@@ -106,6 +106,7 @@ pub(super) fn run(ended: Ended, job: &Job, started: SystemTime) -> Result<Run> {
 
 /// The result of a job of which nothing was measured, for example because its program cannot be had.
 pub fn unmeasured(job: &Job, started: SystemTime, outcome: Outcome, reason: Option<String>) -> Run {
+    let load = job.contract.map(|contract| contract.load);
     Run {
         program: job.program.clone(),
         label: job.label.clone(),
@@ -114,6 +115,8 @@ pub fn unmeasured(job: &Job, started: SystemTime, outcome: Outcome, reason: Opti
         command: job.command.clone(),
         tasks: job.contract.map(|contract| contract.tasks),
         task_seconds: job.contract.map(|contract| contract.seconds),
+        stack_depth_bytes: load.map_or(0, |load| load.stack_depth_bytes),
+        payload_bytes: load.map_or(0, |load| load.payload_bytes),
         repeat: job.repeat,
         started_at: humantime::format_rfc3339_seconds(started).to_string(),
         outcome,

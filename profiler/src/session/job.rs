@@ -43,4 +43,51 @@ pub struct Contract {
     pub tasks: u64,
     /// How long each task waits.
     pub seconds: f64,
+    /// What each task does meanwhile.
+    #[serde(default)]
+    pub load: Load,
+}
+
+/// What each task holds while it waits, in bytes; none of either as a rule.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default, Serialize, Deserialize)]
+pub struct Load {
+    /// How far down its stack it has called.
+    pub stack_depth_bytes: u64,
+    /// An array of its own that was written to.
+    pub payload_bytes: u64,
+}
+
+impl Load {
+    /// The variables by which a program is told.
+    pub const VARIABLES: [&str; 2] = ["TASK_STACK_DEPTH", "TASK_PAYLOAD"];
+
+    /// How a program is told: no variable where there is nothing to hold.
+    pub fn environment(self) -> Vec<(String, String)> {
+        let values = [self.stack_depth_bytes, self.payload_bytes];
+        let told = Load::VARIABLES.into_iter().zip(values);
+        told.filter(|(_, bytes)| *bytes > 0)
+            .map(|(name, bytes)| (name.to_owned(), bytes.to_string()))
+            .collect()
+    }
+
+    /// Both together.
+    pub fn bytes(self) -> u64 {
+        self.stack_depth_bytes.saturating_add(self.payload_bytes)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_program_that_has_nothing_to_hold_is_told_nothing() {
+        let load = Load {
+            stack_depth_bytes: 0,
+            payload_bytes: 1024,
+        };
+        let told = [("TASK_PAYLOAD".to_owned(), "1024".to_owned())];
+        assert_eq!(load.environment(), told);
+        assert_eq!(Load::default().environment(), []);
+    }
 }

@@ -98,10 +98,15 @@ pub fn judge(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::session::job::Load;
 
     const CONTRACT: Option<Contract> = Some(Contract {
         tasks: 10_000,
         seconds: 10.0,
+        load: Load {
+            stack_depth_bytes: 0,
+            payload_bytes: 0,
+        },
     });
 
     fn words(live_peak: Option<u64>, complaint: Option<&str>) -> Words {

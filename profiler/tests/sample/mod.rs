@@ -268,6 +268,8 @@ impl Sample {
             ],
             tasks: Some(tasks),
             task_seconds: Some(10.0),
+            stack_depth_bytes: 0,
+            payload_bytes: 0,
             repeat: 0,
             started_at: "2026-03-14T09:26:53Z".to_owned(),
             outcome,

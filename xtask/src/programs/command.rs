@@ -52,7 +52,8 @@ pub fn run(options: &Options, root: &Path) -> Result<()> {
                     "  {}",
                     ready.argv(EXAMPLE_TASKS, EXAMPLE_SECONDS).join(" ")
                 )?;
-                let mebibytes = program.estimated_bytes(EXAMPLE_TASKS) as f64 / f64::from(1 << 20);
+                let mebibytes =
+                    program.estimated_bytes(EXAMPLE_TASKS, 0) as f64 / f64::from(1 << 20);
                 writeln!(
                     stdout,
                     "  needs about {mebibytes:.0} MiB ({})",

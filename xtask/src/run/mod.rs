@@ -1,14 +1,16 @@
 //! `cargo xtask run`: the main job. Prepares the programs, measures each at every N, and leaves a
 //! table, `results.json` and the charts.
 
+mod preflight;
 mod request;
+mod room;
 
 use std::{
     path::{Path, PathBuf},
     time::SystemTime,
 };
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use profiler::{
     charts,
     limits::Raises,
@@ -17,7 +19,7 @@ use profiler::{
     session::{
         finish::unmeasured,
         host,
-        job::{Contract, Job},
+        job::{Contract, Job, Load},
     },
     units::thousands,
 };
@@ -27,6 +29,12 @@ use crate::{
     programs::{self, Prepared, Program, Variant},
     progress::Progress,
 };
+use preflight::{Decision, Need, Room};
+
+/// Threads that a runtime has for itself: compilers, collectors and schedulers grow with the CPUs.
+const RUNTIME_THREADS: u64 = 128;
+/// Mappings that a process has with next to no tasks; Java's some 400 are the most.
+const RUNTIME_MAPPINGS: u64 = 2_000;
 
 /// The options of `cargo xtask run`.
 #[derive(Debug, clap::Args)]
@@ -59,9 +67,28 @@ pub struct Options {
     /// Install on the system what cannot be had otherwise
     #[arg(long)]
     install: bool,
-    /// Start even when the memory does not seem to suffice
+    /// Start even what does not seem to fit into memory or limits
     #[arg(long)]
     force: bool,
+    /// Raise kernel.pid_max, kernel.threads-max and vm.max_map_count while a program runs that needs more
+    #[arg(long)]
+    raise_limits: bool,
+    /// Bytes of its stack that each task calls down while it waits, with commas between several
+    #[arg(
+        long,
+        value_name = "BYTES,...",
+        default_value = "0",
+        allow_hyphen_values = true
+    )]
+    stack_depth: String,
+    /// Bytes that each task holds while it waits, with commas between several
+    #[arg(
+        long,
+        value_name = "BYTES,...",
+        default_value = "0",
+        allow_hyphen_values = true
+    )]
+    payload: String,
 }
 
 /// How the main job ended.
@@ -76,32 +103,90 @@ pub enum Ended {
 struct Planned<'a> {
     program: &'a Program,
     prepared: &'a Prepared,
-    tasks: u64,
+    contract: Contract,
+    decision: Decision,
     repeat: u32,
 }
 
 /// Does the main job. An error before anything was started is bad input.
 pub fn run(options: &Options, root: &Path) -> Result<Ended> {
-    let counts = request::task_counts(&options.tasks)?;
-    ensure!(
-        options.seconds > 0.0 && options.seconds.is_finite(),
-        "--seconds: {} is not a time to wait; expected a number above 0",
-        options.seconds
-    );
+    let contracts = contracts(options)?;
     let programs = programs::select(programs::load(root)?, &options.programs)?;
-    if !options.force {
-        request::fits(&programs, &counts, request::available_bytes()?)?;
-    }
     let output = root.join(&options.output);
     store::ensure_writable(&output, None)?;
 
     let profiler = Profiler::build(root)?;
+    // After what an earlier run has left raised is given back.
+    let decisions = decide(&programs, &contracts, &room::read()?, options)?;
     let prepared = prepare(&programs, root, options.install);
 
     profiler.catch_signals()?;
-    let planned = plan(&programs, &prepared, &counts, options.repeat);
+    let planned = plan(&programs, &prepared, &contracts, decisions, options.repeat);
     measure::keep_previous(&output)?;
-    measure_all(&planned, &profiler, options.seconds, &output)
+    measure_all(&planned, &profiler, &output)
+}
+
+/// Every N with everything that its tasks are to hold.
+fn contracts(options: &Options) -> Result<Vec<Contract>> {
+    let seconds = options.seconds;
+    ensure!(
+        seconds > 0.0 && seconds.is_finite(),
+        "--seconds: {seconds} is not a time to wait; expected a number above 0"
+    );
+    let depths = request::byte_counts("--stack-depth", &options.stack_depth)?;
+    let payloads = request::byte_counts("--payload", &options.payload)?;
+    let mut contracts = Vec::new();
+    for tasks in request::task_counts(&options.tasks)? {
+        for &stack_depth_bytes in &depths {
+            contracts.extend(payloads.iter().map(|&payload_bytes| Contract {
+                tasks,
+                seconds,
+                load: Load {
+                    stack_depth_bytes,
+                    payload_bytes,
+                },
+            }));
+        }
+    }
+    Ok(contracts)
+}
+
+/// By contract, then by program. What would fail is said now, and is an error when nothing is left.
+fn decide(
+    programs: &[Program],
+    contracts: &[Contract],
+    room: &Room,
+    options: &Options,
+) -> Result<Vec<Decision>> {
+    let mut decisions = Vec::new();
+    let mut reasons = Vec::new();
+    for contract in contracts {
+        for program in programs {
+            let need = need(program, contract);
+            let decision = preflight::decide(need, room, options.raise_limits, options.force);
+            if let Decision::Refuse(reason) = &decision {
+                let tasks = thousands(contract.tasks);
+                reasons.push(format!("{} with {tasks} tasks {reason}", program.label));
+            }
+            decisions.push(decision);
+        }
+    }
+    if reasons.len() == decisions.len() {
+        bail!("nothing can run here: {}", reasons.join("\n  "));
+    }
+    for reason in reasons {
+        eprintln!("will not run: {reason}");
+    }
+    Ok(decisions)
+}
+
+fn need(program: &Program, contract: &Contract) -> Need {
+    let each = |per_task: u64| contract.tasks.saturating_mul(per_task);
+    Need {
+        threads: each(program.threads_per_task).saturating_add(RUNTIME_THREADS),
+        mappings: each(program.mappings_per_task).saturating_add(RUNTIME_MAPPINGS),
+        memory_bytes: program.estimated_bytes(contract.tasks, contract.load.bytes()),
+    }
 }
 
 fn prepare(programs: &[Program], root: &Path, install: bool) -> Vec<Prepared> {
@@ -124,16 +209,19 @@ fn prepare(programs: &[Program], root: &Path, install: bool) -> Vec<Prepared> {
 fn plan<'a>(
     programs: &'a [Program],
     prepared: &'a [Prepared],
-    counts: &[u64],
+    contracts: &[Contract],
+    decisions: Vec<Decision>,
     repeats: u32,
 ) -> Vec<Planned<'a>> {
     let mut planned = Vec::new();
-    for &tasks in counts {
-        for (program, prepared) in programs.iter().zip(prepared) {
+    let mut decisions = decisions.into_iter();
+    for &contract in contracts {
+        for ((program, prepared), decision) in programs.iter().zip(prepared).zip(&mut decisions) {
             planned.extend((0..repeats).map(|repeat| Planned {
                 program,
                 prepared,
-                tasks,
+                contract,
+                decision: decision.clone(),
                 repeat,
             }));
         }
@@ -141,12 +229,7 @@ fn plan<'a>(
     planned
 }
 
-fn measure_all(
-    planned: &[Planned],
-    profiler: &Profiler,
-    seconds: f64,
-    output: &Path,
-) -> Result<Ended> {
+fn measure_all(planned: &[Planned], profiler: &Profiler, output: &Path) -> Result<Ended> {
     let own_environment = measure::own_environment();
     let file = output.join("results.json");
     let mut results = Results {
@@ -158,45 +241,31 @@ fn measure_all(
     let mut progress = Progress::new(planned.len() as u64);
     let mut ended = Ended::Done;
     for next in planned {
-        let contract = Contract {
-            tasks: next.tasks,
-            seconds,
-        };
-        let job = next.job(contract, &own_environment);
-        let run = match next.prepared {
-            Prepared::Unavailable { reason } => unmeasured(
-                &job,
-                SystemTime::now(),
-                Outcome::Unavailable,
-                Some(reason.clone()),
-            ),
-            Prepared::Ready(_) => {
-                let (label, tasks) = (&next.program.label, thousands(next.tasks));
-                progress.now(&format!("measuring {label} with {tasks} tasks"));
-                match profiler.measure(&job) {
-                    Ok(Measured::Run(run, host)) => {
-                        // The privileged profiler knows which object it loaded.
-                        results.host = *host;
-                        *run
-                    }
-                    Ok(Measured::Interrupted) => {
-                        ended = Ended::Interrupted;
-                        break;
-                    }
-                    Err(error) => unmeasured(
-                        &job,
-                        SystemTime::now(),
-                        Outcome::Failed,
-                        Some(format!("{error:#}")),
-                    ),
+        let job = next.job(&own_environment);
+        let without = |outcome, reason| unmeasured(&job, SystemTime::now(), outcome, Some(reason));
+        let run = if let Some((outcome, reason)) = next.obstacle() {
+            without(outcome, reason)
+        } else {
+            let (label, tasks) = (&next.program.label, thousands(next.contract.tasks));
+            progress.now(&format!("measuring {label} with {tasks} tasks"));
+            match profiler.measure(&job) {
+                Ok(Measured::Run(run, host)) => {
+                    // The privileged profiler knows which object it loaded.
+                    results.host = *host;
+                    *run
                 }
+                Ok(Measured::Interrupted) => {
+                    ended = Ended::Interrupted;
+                    break;
+                }
+                Err(error) => without(Outcome::Failed, format!("{error:#}")),
             }
         };
         if let (Outcome::Failed, Some(reason)) = (run.outcome, &run.reason) {
             progress.say(&format!(
                 "{} with {} tasks failed: {reason}",
                 run.label,
-                thousands(next.tasks)
+                thousands(next.contract.tasks)
             ));
         }
         results.runs.push(run);
@@ -229,13 +298,31 @@ fn measure_all(
 }
 
 impl Planned<'_> {
-    fn job(&self, contract: Contract, own_environment: &[(String, String)]) -> Job {
+    /// Why it is not run at all.
+    fn obstacle(&self) -> Option<(Outcome, String)> {
+        if let Prepared::Unavailable { reason } = self.prepared {
+            return Some((Outcome::Unavailable, reason.clone()));
+        }
+        if let Some(reason) = self.program.lacks(self.contract.load) {
+            return Some((Outcome::Unavailable, reason.to_owned()));
+        }
+        match &self.decision {
+            Decision::Refuse(reason) => Some((Outcome::Failed, reason.clone())),
+            Decision::Run(_) => None,
+        }
+    }
+
+    fn job(&self, own_environment: &[(String, String)]) -> Job {
+        let contract = self.contract;
         let (command, environment, version) = match self.prepared {
-            Prepared::Ready(ready) => (
-                ready.argv(contract.tasks, contract.seconds),
-                measure::environment(own_environment, &ready.environment),
-                ready.version.clone(),
-            ),
+            Prepared::Ready(ready) => {
+                let added = [ready.environment.clone(), contract.load.environment()].concat();
+                (
+                    ready.argv(contract.tasks, contract.seconds),
+                    measure::environment(own_environment, &added),
+                    ready.version.clone(),
+                )
+            }
             Prepared::Unavailable { .. } => Default::default(),
         };
         Job {
@@ -249,7 +336,10 @@ impl Planned<'_> {
             contract: Some(contract),
             repeat: self.repeat,
             ask_for_books: false,
-            raises: Raises::default(),
+            raises: match &self.decision {
+                Decision::Run(raises) => raises.clone(),
+                Decision::Refuse(_) => Raises::default(),
+            },
         }
     }
 }

@@ -1,11 +1,6 @@
 //! What the user asked for, checked before anything starts.
 
-use std::fs;
-
-use anyhow::{Result, bail, ensure};
-use profiler::units::{KIB, human, thousands};
-
-use crate::programs::Program;
+use anyhow::{Context, Result, bail};
 
 /// Reads a list such as `1,10000,100000`.
 pub fn task_counts(text: &str) -> Result<Vec<u64>> {
@@ -32,34 +27,25 @@ fn task_count(word: &str) -> Result<u64> {
     }
 }
 
-/// Refuses what cannot fit: the program and the count that need more than `available` bytes, going by
-/// what earlier measurements found.
-pub fn fits(programs: &[Program], counts: &[u64], available: u64) -> Result<()> {
-    for &tasks in counts {
-        for program in programs {
-            let needed = program.estimated_bytes(tasks);
-            ensure!(
-                needed <= available,
-                "{} with {} tasks needs about {} and {} are available; try fewer tasks, or --force",
-                program.name,
-                thousands(tasks),
-                human(needed),
-                human(available),
-            );
-        }
-    }
-    Ok(())
+/// Reads a list such as `0,1024,8192`; the name is that of the option.
+pub fn byte_counts(option: &str, text: &str) -> Result<Vec<u64>> {
+    let mut counts = text
+        .split(',')
+        .map(|word| byte_count(option, word.trim()))
+        .collect::<Result<Vec<_>>>()?;
+    counts.sort_unstable();
+    counts.dedup();
+    Ok(counts)
 }
 
-/// `MemAvailable`, in bytes.
-pub fn available_bytes() -> Result<u64> {
-    let meminfo = fs::read_to_string("/proc/meminfo")?;
-    let line = meminfo
-        .lines()
-        .find_map(|line| line.strip_prefix("MemAvailable:"));
-    let kib = line.and_then(|rest| rest.trim().trim_end_matches(" kB").parse::<u64>().ok());
-    kib.map(|kib| kib * KIB)
-        .ok_or_else(|| anyhow::anyhow!("/proc/meminfo has no MemAvailable"))
+fn byte_count(option: &str, word: &str) -> Result<u64> {
+    let plain: String = word.chars().filter(|&digit| digit != '_').collect();
+    plain.parse().with_context(|| {
+        format!(
+            "{option}: `{word}` is not a number of bytes; expected whole numbers with commas between them, as in \
+             `{option} 0,1024,8192`"
+        )
+    })
 }
 
 #[cfg(test)]
@@ -86,21 +72,11 @@ mod tests {
     }
 
     #[test]
-    fn what_cannot_fit_is_refused_with_the_figures() {
-        let root = std::path::Path::new(env!("CARGO_MANIFEST_DIR"))
-            .parent()
-            .unwrap();
-        let programs =
-            crate::programs::select(crate::programs::load(root).unwrap(), &["go".to_owned()])
-                .unwrap();
-        assert!(fits(&programs, &[1, 1_000_000], 8 << 30).is_ok());
-        let refused = fits(&programs, &[1, 1_000_000], 1 << 30)
-            .unwrap_err()
-            .to_string();
-        assert!(
-            refused.starts_with("go with 1,000,000 tasks needs about 2.")
-                && refused.ends_with("and 1.00 GiB are available; try fewer tasks, or --force"),
-            "{refused}"
-        );
+    fn bytes_are_sorted_and_may_be_none() {
+        let read = |text| byte_counts("--payload", text);
+        assert_eq!(read("8192,0, 1_024,0").unwrap(), [0, 1_024, 8_192]);
+        let refused = format!("{}", read("1k").unwrap_err());
+        assert!(refused.starts_with("--payload: `1k` is not a number of bytes; expected"));
+        assert!(read("-1").is_err() && read("").is_err());
     }
 }
