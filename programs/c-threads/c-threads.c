@@ -9,8 +9,46 @@
 #include <unistd.h>
 
 static long tasks;
+static size_t depth, payload;
 static struct timespec pause_each;
 static atomic_long live, live_peak;
+
+static void wait_for_all(void) {
+    do {
+        struct timespec left = pause_each;
+        while (nanosleep(&left, &left) == -1 && errno == EINTR) {
+        }
+    } while (atomic_load(&live_peak) < tasks); // the first to be started wait until the last has come
+}
+
+// Waits at least `depth` bytes below `top`.
+static __attribute__((noinline)) void descend(const volatile char *top) {
+    volatile char frame[256];
+    memset((void *)frame, 1, sizeof frame);
+    if ((size_t)(top - frame) < depth)
+        descend(top);
+    else
+        wait_for_all();
+    frame[0] = 2; // not the last thing that is done above, or there would be no frame
+}
+
+static void wait_with_load(void) {
+    volatile char top = 0;
+    char *held = malloc(payload);
+    if (!held && payload) {
+        fprintf(stderr, "no memory for a payload\n");
+        _exit(1);
+    }
+    memset(held, 1, payload);
+    descend(&top);
+    __asm__ volatile("" : : "r"(held) : "memory");
+    free(held);
+}
+
+static size_t bytes(const char *variable) {
+    const char *text = getenv(variable);
+    return text ? strtoul(text, NULL, 10) : 0;
+}
 
 static void *wait_once(void *unused) {
     long now = atomic_fetch_add(&live, 1) + 1;
@@ -21,9 +59,10 @@ static void *wait_once(void *unused) {
         printf("alive=%ld\n", now);
         fflush(stdout);
     }
-    struct timespec left = pause_each;
-    while (nanosleep(&left, &left) == -1 && errno == EINTR) {
-    }
+    if (depth || payload)
+        wait_with_load();
+    else
+        wait_for_all();
     atomic_fetch_sub(&live, 1);
     return unused;
 }
@@ -37,6 +76,9 @@ int main(int argc, char **argv) {
     double seconds = atof(argv[2]);
     pause_each.tv_sec = (time_t)seconds;
     pause_each.tv_nsec = (long)((seconds - (double)pause_each.tv_sec) * 1e9);
+
+    depth = bytes("TASK_STACK_DEPTH");
+    payload = bytes("TASK_PAYLOAD");
 
     pthread_t *threads = malloc((size_t)tasks * sizeof *threads);
     if (!threads) {

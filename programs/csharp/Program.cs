@@ -9,6 +9,10 @@ public static class Program
 {
     static int live, livePeak;
 
+    /// <summary>Bytes of an array that each task holds while it waits.</summary>
+    static readonly int payload = int.Parse(
+        Environment.GetEnvironmentVariable("TASK_PAYLOAD") ?? "0", CultureInfo.InvariantCulture);
+
     public static int Main(string[] args)
     {
         if (args.Length != 2)
@@ -23,10 +27,24 @@ public static class Program
         Console.WriteLine("launch=" + count);
         for (int i = 0; i < count; i++)
         {
+            if (payload > 0)
+            {
+                tasks.Add(Task.Run(async () =>
+                {
+                    byte[] held = new byte[payload];
+                    Array.Fill(held, (byte)1);
+                    Enter(count);
+                    do await Task.Delay(pause); while (Volatile.Read(ref livePeak) < count);
+                    Interlocked.Decrement(ref live);
+                    GC.KeepAlive(held);
+                }));
+                continue;
+            }
             tasks.Add(Task.Run(async () =>
             {
                 Enter(count);
-                await Task.Delay(pause);
+                // The first to be started go on waiting until the last has come.
+                do await Task.Delay(pause); while (Volatile.Read(ref livePeak) < count);
                 Interlocked.Decrement(ref live);
             }));
         }

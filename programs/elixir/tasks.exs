@@ -10,12 +10,19 @@ defmodule Tasks do
 
     IO.puts("launch=#{tasks}")
 
+    task = task({bytes("TASK_STACK_DEPTH"), bytes("TASK_PAYLOAD")}, counters, tasks, milliseconds)
+
     1..tasks
-    |> Enum.map(&start(&1, fn -> sleep(counters, tasks, milliseconds) end))
+    |> Enum.map(&start(&1, task))
     |> Task.await_many(:infinity)
 
     IO.puts("live_peak=#{:atomics.get(counters, @peak)}")
   end
+
+  defp task({0, 0}, counters, tasks, milliseconds), do: fn -> sleep(counters, tasks, milliseconds) end
+
+  defp task({depth, payload}, counters, tasks, milliseconds),
+    do: fn -> with_load(depth, payload, fn -> sleep(counters, tasks, milliseconds) end) end
 
   defp start(number, function) do
     Task.async(function)
@@ -29,9 +36,32 @@ defmodule Tasks do
     now = :atomics.add_get(counters, @live, 1)
     raise_peak(counters, now, :atomics.get(counters, @peak))
     if now == tasks, do: IO.puts("alive=#{now}")
-    Process.sleep(milliseconds)
+    wait(counters, tasks, milliseconds)
     :atomics.sub(counters, @live, 1)
   end
+
+  # The first to be started go on waiting until the last has come.
+  defp wait(counters, tasks, milliseconds) do
+    Process.sleep(milliseconds)
+    if :atomics.get(counters, @peak) < tasks, do: wait(counters, tasks, milliseconds)
+  end
+
+  # Sleeps with a binary of `payload` bytes, `depth` bytes further down the stack.
+  defp with_load(depth, payload, sleep) do
+    held = :binary.copy(<<1>>, payload)
+    # A call whose result is still to be used takes one word, the address to go on at.
+    descend(div(depth, 8), sleep)
+    byte_size(held)
+  end
+
+  defp descend(0, sleep) do
+    sleep.()
+    0
+  end
+
+  defp descend(levels, sleep), do: 1 + descend(levels - 1, sleep)
+
+  defp bytes(variable), do: String.to_integer(System.get_env(variable, "0"))
 
   defp raise_peak(_counters, now, peak) when now <= peak, do: :ok
 

@@ -1,9 +1,16 @@
+import java.lang.ref.Reference;
 import java.util.ArrayList;
+import java.util.Arrays;
 import java.util.List;
 import java.util.concurrent.atomic.AtomicInteger;
 
 /** N virtual threads that each sleep SECONDS. */
 public class VirtualThreads {
+    /** Bytes of stack that a call of {@code descend} takes, about: the interpreter takes more than compiled code. */
+    static final int FRAME = 256;
+    /** What each thread holds while it waits: bytes of its stack, bytes of an array. */
+    static final int DEPTH = bytes("TASK_STACK_DEPTH"), PAYLOAD = bytes("TASK_PAYLOAD");
+
     static final AtomicInteger live = new AtomicInteger();
     static final AtomicInteger livePeak = new AtomicInteger();
 
@@ -33,12 +40,47 @@ public class VirtualThreads {
             System.out.println("alive=" + now);
             System.out.flush();
         }
+        if (DEPTH == 0 && PAYLOAD == 0) {
+            await(tasks, millis);
+        } else {
+            awaitWithLoad(tasks, millis);
+        }
+        live.decrementAndGet();
+    }
+
+    /** The first to be started go on waiting until the last has come. */
+    static void await(int tasks, long millis) {
         try {
-            Thread.sleep(millis);
+            do {
+                Thread.sleep(millis);
+            } while (livePeak.get() < tasks);
         } catch (InterruptedException interrupted) {
             System.err.println("a sleeping thread was interrupted");
             Runtime.getRuntime().halt(1);
         }
-        live.decrementAndGet();
+    }
+
+    static void awaitWithLoad(int tasks, long millis) {
+        byte[] held = new byte[PAYLOAD];
+        Arrays.fill(held, (byte) 1);
+        descend(DEPTH / FRAME, tasks, millis, 0, 0, 0, 0, 0, 0, 0, 0, 0);
+        Reference.reachabilityFence(held);
+    }
+
+    /** Calls itself; what is added up afterwards has to be kept in the frame. */
+    static long descend(
+            int levels, int tasks, long millis, long a, long b, long c, long d, long e, long f, long g, long h, long i) {
+        long deeper = 0;
+        if (levels > 0) {
+            deeper = descend(levels - 1, tasks, millis, b, c, d, e, f, g, h, i, a + 1);
+        } else {
+            await(tasks, millis);
+        }
+        return deeper + a + b + c + d + e + f + g + h + i;
+    }
+
+    static int bytes(String variable) {
+        String text = System.getenv(variable);
+        return text == null ? 0 : Integer.parseInt(text);
     }
 }

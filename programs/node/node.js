@@ -10,6 +10,7 @@ if (!Number.isInteger(tasks) || !Number.isFinite(milliseconds)) {
   process.exit(2);
 }
 
+const payload = Number(process.env.TASK_PAYLOAD ?? 0);
 let live = 0;
 let livePeak = 0;
 
@@ -21,10 +22,17 @@ async function task() {
   live -= 1;
 }
 
+async function taskWithLoad() {
+  const held = new Uint8Array(payload).fill(1);
+  await task();
+  return held.length;
+}
+
 async function main() {
   const pending = [];
   console.log(`launch=${tasks}`);
-  for (let i = 0; i < tasks; i++) pending.push(task());
+  // No timer fires before this function has started them all.
+  for (let i = 0; i < tasks; i++) pending.push(payload > 0 ? taskWithLoad() : task());
   await Promise.all(pending);
   console.log(`live_peak=${livePeak}`);
 }

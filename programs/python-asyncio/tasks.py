@@ -1,6 +1,7 @@
 """N asyncio tasks that each sleep SECONDS."""
 
 import asyncio
+import os
 import sys
 
 live = 0
@@ -17,9 +18,20 @@ async def task(tasks, seconds):
     live -= 1
 
 
+async def task_with_load(tasks, seconds, payload):
+    held = bytearray(b"\1") * payload
+    await task(tasks, seconds)
+    return len(held)
+
+
 async def main(tasks, seconds):
+    payload = int(os.environ.get("TASK_PAYLOAD", 0))
     print(f"launch={tasks}", flush=True)
-    pending = [asyncio.create_task(task(tasks, seconds)) for _ in range(tasks)]
+    # The first sleeper wakes when all have gone to sleep: the loop runs what is ready before it looks at timers.
+    if payload:
+        pending = [asyncio.create_task(task_with_load(tasks, seconds, payload)) for _ in range(tasks)]
+    else:
+        pending = [asyncio.create_task(task(tasks, seconds)) for _ in range(tasks)]
     await asyncio.gather(*pending)
     print(f"live_peak={live_peak}", flush=True)
 

@@ -12,7 +12,7 @@ use anyhow::{Context, Result, bail, ensure};
 use profiler::{
     limits::Raises,
     results::{Outcome, Run, theil_sen::median},
-    session::job::{Contract, Job},
+    session::job::{Contract, Job, Load},
     units::thousands,
 };
 
@@ -53,6 +53,7 @@ pub fn run(options: &Options, root: &Path) -> Result<()> {
     let contract = Contract {
         tasks: options.tasks,
         seconds: options.seconds,
+        load: Load::default(),
     };
 
     println!("{}, {} tasks", program.label, thousands(options.tasks));

@@ -12,14 +12,28 @@ fn main() {
         exit(2);
     };
     smol::block_on(async {
+        let payload = bytes("TASK_PAYLOAD");
         let mut handles = Vec::with_capacity(tasks);
         println!("launch={tasks}");
         for _ in 0..tasks {
-            handles.push(smol::spawn(async move {
+            let task = async move {
                 enter(tasks);
-                Timer::after(pause).await;
+                loop {
+                    Timer::after(pause).await;
+                    if all_have_come(tasks) {
+                        break;
+                    }
+                }
                 leave();
-            }));
+            };
+            handles.push(match payload {
+                0 => smol::spawn(task),
+                bytes => smol::spawn(async move {
+                    let held = vec![1_u8; bytes];
+                    task.await;
+                    drop(std::hint::black_box(held));
+                }),
+            });
         }
         for handle in handles {
             handle.await;
@@ -40,8 +54,21 @@ fn enter(tasks: usize) {
     }
 }
 
+/// The first to be started go on waiting until the last has come.
+fn all_have_come(tasks: usize) -> bool {
+    LIVE_PEAK.load(Ordering::Relaxed) == tasks
+}
+
 fn leave() {
     LIVE.fetch_sub(1, Ordering::Relaxed);
+}
+
+/// A number of bytes from the environment, 0 where there is none.
+fn bytes(variable: &str) -> usize {
+    match std::env::var(variable) {
+        Ok(text) => text.parse().expect("a number of bytes"),
+        Err(_) => 0,
+    }
 }
 
 fn arguments() -> Option<(usize, Duration)> {
