@@ -11,7 +11,7 @@ use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
 use profiler::probes::{
-    attach::{AttachError, Probes},
+    attach::{AttachError, Probes, Sizes},
     functions::EmptyProbe,
     tier::Tier,
 };
@@ -22,7 +22,6 @@ use profiler::residency::{ledger::Ledger, ranges::settle};
 use profiler::results::Results;
 use profiler::units::PAGE;
 
-const RING_BYTES: u32 = 16 << 20;
 /// Tiers with a page ledger.
 const LEDGERS: [Tier; 2] = [Tier::A, Tier::B];
 /// Names the tiers that must load, which `cargo xtask vm` knows of its kernels: `A`.
@@ -31,7 +30,7 @@ const REQUIRED: &str = "PROFILER_REQUIRED_TIERS";
 /// The ledger of a tier, following every child of this process; `None`, and a line on stderr, where the
 /// kernel does not allow it.
 fn attach(tier: Tier) -> Option<Probes> {
-    match Probes::attach_with_ledger(RING_BYTES, tier) {
+    match Probes::attach_with_ledger(Sizes::default(), tier) {
         Ok(mut probes) => {
             probes.follow(std::process::id()).expect("room for one");
             Some(probes)
@@ -285,7 +284,7 @@ fn cost() {
             }
         };
         note("1 untraced", figures());
-        let mut probes = Probes::attach(RING_BYTES).expect("tier C");
+        let mut probes = Probes::attach(Sizes::default()).expect("tier C");
         probes.follow(std::process::id()).expect("room");
         note("2 tier C", figures());
         drop(probes);

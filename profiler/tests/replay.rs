@@ -34,6 +34,7 @@ fn job(name: &str) -> Job {
         contract: None,
         repeat: 0,
         ask_for_books: false,
+        threads: None,
         raises: Default::default(),
     }
 }

@@ -155,6 +155,7 @@ fn verify(
         contract: Some(contract),
         repeat: 0,
         ask_for_books: true,
+        threads: Some(program.threads(contract.tasks)),
         raises: Raises::default(),
     };
     Ok(match profiler.measure(&job)? {

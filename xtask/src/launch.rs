@@ -180,6 +180,7 @@ fn job(
         contract: Some(contract),
         repeat: 0,
         ask_for_books: false,
+        threads: Some(program.threads(contract.tasks)),
         raises: Raises::default(),
     }
 }

@@ -20,6 +20,9 @@ use serde::Deserialize;
 /// x86-64.
 const KERNEL_BYTES_PER_THREAD: u64 = 28_300;
 
+/// Threads that a runtime has for itself: compilers, collectors and schedulers grow with the CPUs.
+const RUNTIME_THREADS: u64 = 128;
+
 /// One program as its folder describes it.
 #[derive(Debug)]
 pub struct Program {
@@ -161,6 +164,13 @@ impl Program {
         self.estimate
             .base_bytes
             .saturating_add(tasks.saturating_mul(per_task))
+    }
+
+    /// About how many threads it will have.
+    pub fn threads(&self, tasks: u64) -> u64 {
+        tasks
+            .saturating_mul(self.threads_per_task)
+            .saturating_add(RUNTIME_THREADS)
     }
 
     /// What it cannot be asked for, of what each task is to hold.

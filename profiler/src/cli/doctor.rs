@@ -4,7 +4,11 @@ use clap::Args;
 use profiler::{
     launch::group::end_abandoned,
     limits::raised::Place,
-    probes::{attach::Probes, object, tier::Tier},
+    probes::{
+        attach::{Probes, Sizes},
+        object,
+        tier::Tier,
+    },
     residency::{Method, hidden_growth, scan},
     session::host,
     units::{human, thousands},
@@ -23,8 +27,11 @@ pub struct Arguments {
     restore: bool,
 }
 
-/// The smallest ring that the kernel accepts is a page; this one is never read.
-const RING_BYTES: u32 = 64 << 10;
+/// Never read, and copied to by no more than what happens to run.
+const SIZES: Sizes = Sizes {
+    ring_bytes: 64 << 10,
+    chunks: 1 << 10,
+};
 
 /// Exit status 2: the probes cannot be attached here.
 const CANNOT_ATTACH: u8 = 2;
@@ -35,7 +42,7 @@ pub fn execute(arguments: &Arguments) -> Result<u8, Failure> {
     if arguments.restore {
         restore(arguments.quiet)?;
     }
-    let attached = Probes::attach(RING_BYTES);
+    let attached = Probes::attach(SIZES);
     if arguments.quiet {
         return attached
             .map(|_| 0)
@@ -151,7 +158,7 @@ fn print_tiers() {
         (Tier::B, "page ledger, by tracepoints"),
     ] {
         let name = tier.name();
-        match Probes::attach_with_ledger(RING_BYTES, tier) {
+        match Probes::attach_with_ledger(SIZES, tier) {
             Ok(probes) => {
                 println!("tier {name}        loads ({what})");
                 for probe in probes

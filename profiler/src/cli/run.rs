@@ -194,6 +194,7 @@ fn job_of(command: &[String]) -> Job {
         contract: None,
         repeat: 0,
         ask_for_books: false,
+        threads: None,
         raises: Raises::default(),
     }
 }

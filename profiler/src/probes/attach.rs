@@ -17,7 +17,7 @@ use thiserror::Error;
 
 use super::{
     layout::Layout,
-    ledger::{self, LedgerProbes},
+    ledger::LedgerProbes,
     object,
     skipped::skipped,
     tier::{Tier, TierError},
@@ -113,28 +113,60 @@ pub struct Probes {
     _ebpf: Ebpf,
 }
 
+/// How large the maps are that depend on what is measured.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Sizes {
+    /// Bytes of the ring, a power of two.
+    pub ring_bytes: u32,
+    /// Stretches of 2 MiB of which the ledger can keep a copy: 88 bytes in the pool and some 80 in the table
+    /// that finds them.
+    pub chunks: u32,
+}
+
+impl Default for Sizes {
+    fn default() -> Self {
+        Sizes {
+            ring_bytes: 16 << 20,
+            chunks: 1 << 19,
+        }
+    }
+}
+
+impl Sizes {
+    /// For a program that is going to have about so many threads: each has a stack of its own, which lies in
+    /// one or two stretches, and those of 64 GiB are left for everything else.
+    pub fn for_threads(threads: u64) -> Sizes {
+        let everything = Sizes::default();
+        let chunks = threads.saturating_mul(2).saturating_add(1 << 15);
+        Sizes {
+            chunks: chunks.min(u64::from(everything.chunks)) as u32,
+            ..everything
+        }
+    }
+}
+
 impl Probes {
-    /// Loads and attaches everything but the ledger (tier C). `ring_bytes` is a power of two.
-    pub fn attach(ring_bytes: u32) -> Result<Probes, AttachError> {
-        Probes::load(ring_bytes, None)
+    /// Loads and attaches everything but the ledger (tier C).
+    pub fn attach(sizes: Sizes) -> Result<Probes, AttachError> {
+        Probes::load(sizes, None)
     }
 
     /// Loads and attaches everything, the ledger of this tier too ([`Tier::A`] or [`Tier::B`]).
-    pub fn attach_with_ledger(ring_bytes: u32, tier: Tier) -> Result<Probes, AttachError> {
+    pub fn attach_with_ledger(sizes: Sizes, tier: Tier) -> Result<Probes, AttachError> {
         make_tracefs_available()?;
-        Probes::load(ring_bytes, Some(&Layout::find_out(tier)?))
+        Probes::load(sizes, Some(&Layout::find_out(tier)?))
     }
 
     /// Loads and attaches what a tier needs. The error is [`AttachError::Tier`] where a worse tier may
     /// still be had.
-    pub fn attach_tier(ring_bytes: u32, tier: Tier) -> Result<Probes, AttachError> {
+    pub fn attach_tier(sizes: Sizes, tier: Tier) -> Result<Probes, AttachError> {
         match tier {
-            Tier::A | Tier::B => Probes::attach_with_ledger(ring_bytes, tier),
-            Tier::C => Probes::attach(ring_bytes),
+            Tier::A | Tier::B => Probes::attach_with_ledger(sizes, tier),
+            Tier::C => Probes::attach(sizes),
         }
     }
 
-    fn load(ring_bytes: u32, layout: Option<&Layout>) -> Result<Probes, AttachError> {
+    fn load(sizes: Sizes, layout: Option<&Layout>) -> Result<Probes, AttachError> {
         make_tracefs_available()?;
         let offset = |category, name, field| {
             tracefs::field_offset(category, name, field).map_err(as_permission)
@@ -150,8 +182,8 @@ impl Probes {
                 loader.override_global(name, value, true);
             }
             loader
-                .map_max_entries(ledger_wire::names::POOL, ledger::CHUNKS)
-                .map_max_entries(ledger_wire::names::CHUNKS, ledger::CHUNKS)
+                .map_max_entries(ledger_wire::names::POOL, sizes.chunks)
+                .map_max_entries(ledger_wire::names::CHUNKS, sizes.chunks)
                 .map_max_entries(
                     ledger_wire::names::CPU_OFFSETS,
                     layout.cpu_offsets.len().max(1) as u32,
@@ -162,7 +194,7 @@ impl Probes {
             .override_global(names::NEWTASK_FLAGS_OFFSET, &newtask_flags, true)
             .override_global(names::EXEC_FILENAME_OFFSET, &exec_filename, true)
             .override_global(names::EXEC_OLD_PID_OFFSET, &exec_old_pid, true)
-            .map_max_entries(names::RING, ring_bytes)
+            .map_max_entries(names::RING, sizes.ring_bytes)
             .load(object::BYTES)
             .map_err(load_error)?;
 
@@ -184,7 +216,7 @@ impl Probes {
             .collect::<Result<_, _>>()?;
 
         let ledger = layout
-            .map(|layout| LedgerProbes::attach(&mut ebpf, layout, &mut states))
+            .map(|layout| LedgerProbes::attach(&mut ebpf, layout, sizes.chunks, &mut states))
             .transpose()?;
 
         let mut take = |name: &str| {

@@ -31,10 +31,6 @@ use super::{
     tier::{Tier, TierError},
 };
 
-/// Chunks of 2 MiB that can be copied: a thread with a stack of its own takes one or two. 46 MB of
-/// kernel memory.
-pub const CHUNKS: u32 = 1 << 19;
-
 /// Calls that take pages away, or bring them without a fault.
 const REMOVALS: [&str; 8] = [
     "munmap", "mmap", "madvise", "brk", "mremap", "shmdt", "execve", "execveat",
@@ -46,6 +42,8 @@ const ARRIVALS: [&str; 2] = ["mmap", "mremap"];
 /// The attached ledger.
 pub struct LedgerProbes {
     pool: Mapped,
+    /// Entries of the pool.
+    chunks: u32,
     spaces: Mapped,
     state: Mapped,
     /// [`Tier::A`] or [`Tier::B`].
@@ -59,6 +57,7 @@ impl LedgerProbes {
     pub fn attach(
         ebpf: &mut Ebpf,
         layout: &Layout,
+        chunks: u32,
         states: &mut Vec<Probe>,
     ) -> Result<LedgerProbes, TierError> {
         let mut offsets: Array<&mut MapData, u64> = ebpf
@@ -72,7 +71,8 @@ impl LedgerProbes {
                 .map_err(TierError::kernel)?;
         }
         let mut probes = LedgerProbes {
-            pool: map(ebpf, names::POOL, CHUNKS as usize * size_of::<Chunk>())?,
+            pool: map(ebpf, names::POOL, chunks as usize * size_of::<Chunk>())?,
+            chunks,
             spaces: map(ebpf, names::SPACES, SPACES as usize * size_of::<Space>())?,
             state: map(ebpf, names::STATE, size_of::<State>())?,
             tier: layout.tier,
@@ -212,7 +212,7 @@ impl LedgerProbes {
     /// All [`Chunk`]s in use. They may be written while they are read; whoever decodes them looks at the
     /// epoch.
     pub fn chunks(&self) -> impl Iterator<Item = ChunkWords> {
-        let chunks = self.state()[offset_of!(State, chunks) / 8].min(u64::from(CHUNKS));
+        let chunks = self.state()[offset_of!(State, chunks) / 8].min(u64::from(self.chunks));
         (0..chunks as usize).map(|index| self.pool.record(index))
     }
 

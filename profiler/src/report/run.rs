@@ -286,6 +286,16 @@ fn write_trust(out: &mut String, run: &Run) -> std::fmt::Result {
             human(disagreeing_bytes)
         )?;
     }
+    if let Some(cost) = &run.own_cost {
+        let maps: u64 = cost.maps.iter().map(|map| map.bytes).sum();
+        writeln!(
+            out,
+            "the profiler took {:.1} s of CPU, {} of RSS and {} of maps in the kernel",
+            cost.cpu_seconds,
+            human(cost.peak_rss_bytes),
+            human(maps)
+        )?;
+    }
     for probe in run
         .probes
         .iter()

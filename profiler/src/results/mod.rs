@@ -150,6 +150,9 @@ pub struct Run {
     /// Adapters that looked inside heaps and stacks, when the tree was at rest.
     #[serde(default)]
     pub adapters: Vec<Adapter>,
+    /// What measuring took.
+    #[serde(default)]
+    pub own_cost: Option<OwnCost>,
     /// The runtime's own books right after that; asked for by `cargo xtask accuracy` alone.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub books: Option<BTreeMap<String, u64>>,
@@ -170,6 +173,26 @@ pub struct Adapter {
     pub refusal: Option<String>,
     /// What it found, resident or not: bytes where the name ends with `_bytes`, else a number.
     pub books: BTreeMap<String, u64>,
+}
+
+/// What the profiler itself took.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct OwnCost {
+    /// Its highest RSS, which includes those maps that it reads in place.
+    pub peak_rss_bytes: u64,
+    /// Its CPU time, until the result was put together.
+    pub cpu_seconds: f64,
+    /// Its eBPF maps, in memory of the kernel.
+    pub maps: Vec<MapCost>,
+}
+
+/// One eBPF map.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MapCost {
+    /// Its name.
+    pub name: String,
+    /// Kernel memory, as the kernel works it out.
+    pub bytes: u64,
 }
 
 /// A tier that cannot be had here.

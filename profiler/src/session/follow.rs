@@ -133,6 +133,8 @@ pub(super) struct Ended {
     pub settings: Vec<String>,
     /// Processes of the tree that outlive the command, or have not quite ended.
     pub leftovers: Vec<u32>,
+    /// Our own eBPF maps; a replay has none.
+    pub maps: Option<Vec<crate::results::MapCost>>,
 }
 
 enum Next {
@@ -626,6 +628,7 @@ impl<'a> Following<'a> {
                     .into());
                 }
             },
+            maps: Some(super::own_cost::maps()),
             counters: self.counters.read(),
             phase_counters: self.phase_counters,
             probes: self

@@ -31,6 +31,9 @@ pub struct Job {
     /// the program is asked for its runtime's own books by `SIGUSR2`, and answers with a line `books={…}`.
     #[serde(default)]
     pub ask_for_books: bool,
+    /// Threads that it is going to have, where that is known: the ledger takes room for them.
+    #[serde(default)]
+    pub threads: Option<u64>,
     /// Limits that are to be higher while it runs.
     #[serde(default)]
     pub raises: Raises,

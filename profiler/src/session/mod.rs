@@ -12,6 +12,7 @@ pub mod job;
 mod ledger;
 pub mod limits;
 pub mod outcome;
+mod own_cost;
 mod phase_counters;
 pub mod replay;
 mod timeline;
@@ -40,7 +41,7 @@ use crate::{
         raised::{Place, RaiseError, Restored},
     },
     probes::{
-        attach::{AttachError, Probes},
+        attach::{AttachError, Probes, Sizes},
         counters::TreeCounters,
         object_sizes::ObjectSizes,
         tier::Tier,
@@ -52,8 +53,6 @@ use analysis::Frozen;
 use follow::{Ended, Following};
 use job::Job;
 
-/// Bytes of the ring: some 150,000 events, which is more than 100,000 threads cause in a second.
-const RING_BYTES: u32 = 16 << 20;
 /// How long killed processes may take to be gone.
 const KILL_TIMEOUT: Duration = Duration::from_secs(30);
 
@@ -134,15 +133,17 @@ pub fn run(job: &Job, options: &Options) -> Result<Run, SessionError> {
     };
     release.context("cannot empty the target's group")?;
     group.remove().context("cannot remove the target's group")?;
+    // While limits are as they were for the program: the result says which one it came up against.
+    let run = ended.and_then(|ended| Ok(ended.into_run(job, started)?));
     // Only now: above `vm.max_map_count` the calls of a program that runs would fail.
     let mut warnings = Vec::new();
     if let Some(hold) = &limits {
         told(hold.release(), &mut warnings);
     }
     guardian.dismiss();
-    let mut ended = ended?;
-    ended.warnings.append(&mut warnings);
-    Ok(ended.into_run(job, started)?)
+    let mut run = run?;
+    run.warnings.append(&mut warnings);
+    Ok(run)
 }
 
 /// What a reader should know about limits that were to be given back.
@@ -190,7 +191,7 @@ fn attach_and_follow(
     record(&mut event_log, &Entry::Sizes(sizes.clone()))?;
 
     let mut refused_tiers = Vec::new();
-    let mut probes = attach(options.tier, &mut refused_tiers)?;
+    let mut probes = attach(options.tier, map_sizes(job), &mut refused_tiers)?;
     probes.follow(root)?;
     let counters = TreeCounters::open(held.pid.as_raw(), group.directory());
     // Once the target runs, a signal waits until the event loop is there to act on it.
@@ -214,13 +215,21 @@ fn attach_and_follow(
     runtime.block_on(following.until_end(running, options.until_stdin_closes))
 }
 
+fn map_sizes(job: &Job) -> Sizes {
+    job.threads.map_or_else(Sizes::default, Sizes::for_threads)
+}
+
 /// The probes of a tier; without a wish, of the best tier that loads.
-fn attach(wish: Option<Tier>, refused: &mut Vec<RefusedTier>) -> Result<Probes, AttachError> {
+fn attach(
+    wish: Option<Tier>,
+    sizes: Sizes,
+    refused: &mut Vec<RefusedTier>,
+) -> Result<Probes, AttachError> {
     if let Some(tier) = wish {
-        return Probes::attach_tier(RING_BYTES, tier);
+        return Probes::attach_tier(sizes, tier);
     }
     for tier in Tier::WITH_LEDGER {
-        match Probes::attach_tier(RING_BYTES, tier) {
+        match Probes::attach_tier(sizes, tier) {
             Err(AttachError::Tier(error)) => refused.push(RefusedTier {
                 tier: tier.name().into(),
                 reason: error.to_string(),
@@ -228,7 +237,7 @@ fn attach(wish: Option<Tier>, refused: &mut Vec<RefusedTier>) -> Result<Probes, 
             other => return other,
         }
     }
-    Probes::attach_tier(RING_BYTES, Tier::C)
+    Probes::attach_tier(sizes, Tier::C)
 }
 
 fn make_group(root: u32, warnings: &mut Vec<String>) -> TargetGroup {

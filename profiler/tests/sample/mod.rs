@@ -347,6 +347,7 @@ impl Sample {
             ledger: None,
             refused_tiers: Vec::new(),
             adapters: Vec::new(),
+            own_cost: None,
             books: None,
         }
     }

@@ -31,8 +31,6 @@ use crate::{
 };
 use preflight::{Decision, Need, Room};
 
-/// Threads that a runtime has for itself: compilers, collectors and schedulers grow with the CPUs.
-const RUNTIME_THREADS: u64 = 128;
 /// Mappings that a process has with next to no tasks; Java's some 400 are the most.
 const RUNTIME_MAPPINGS: u64 = 2_000;
 
@@ -183,7 +181,7 @@ fn decide(
 fn need(program: &Program, contract: &Contract) -> Need {
     let each = |per_task: u64| contract.tasks.saturating_mul(per_task);
     Need {
-        threads: each(program.threads_per_task).saturating_add(RUNTIME_THREADS),
+        threads: program.threads(contract.tasks),
         mappings: each(program.mappings_per_task).saturating_add(RUNTIME_MAPPINGS),
         memory_bytes: program.estimated_bytes(contract.tasks, contract.load.bytes()),
     }
@@ -336,6 +334,7 @@ impl Planned<'_> {
             contract: Some(contract),
             repeat: self.repeat,
             ask_for_books: false,
+            threads: Some(self.program.threads(contract.tasks)),
             raises: match &self.decision {
                 Decision::Run(raises) => raises.clone(),
                 Decision::Refuse(_) => Raises::default(),
