@@ -3,7 +3,7 @@
 //! The modules stand in the order of the pipeline; each imports only from those above it.
 //!
 //! ```text
-//! launch -> probes -> events -> regions + residency -> classify -> adapters -> peak -> results -> report, charts
+//! limits -> launch -> probes -> events -> regions + residency -> classify -> adapters -> peak -> results -> report, charts
 //! ```
 
 pub mod units;

@@ -547,6 +547,36 @@ fn a_run_that_was_looked_at_once_has_no_timeline() {
     }
 }
 
+#[test]
+fn a_load_has_a_figure_of_its_own_and_no_bar_in_the_others() {
+    let mut results = sample::results();
+    let threads = |run: &&Run| run.program == "c-threads" && run.tasks == Some(10_000);
+    let tokio = |run: &&Run| run.program == "tokio" && run.tasks == Some(10_000);
+    let loaded = |run: &Run| Run {
+        stack_depth_bytes: 8_192,
+        ..run.clone()
+    };
+    let deep = loaded(results.runs.iter().find(threads).unwrap());
+    let cannot = Run {
+        outcome: Outcome::Unavailable,
+        peak: None,
+        ..loaded(results.runs.iter().find(tokio).unwrap())
+    };
+    let without_load = charts::figures(&results).len();
+    results.runs.extend([deep, cannot]);
+    let figures = charts::figures(&results);
+    assert_eq!(figures.len(), without_load + 1);
+    let svg = |name: &str| {
+        let found = figures.iter().find(|(known, _)| known == name);
+        &found.expect("drawn").1.svg
+    };
+    let load = svg("load-10000");
+    assert!(load.contains("10,000 tasks, each with 0 B to 8.0 KiB down its stack"));
+    assert!(load.contains("C threads, 8.0 KiB deep") && !load.contains("Rust tokio"));
+    assert!(!svg("tasks-10000").contains("8.0 KiB deep"));
+    assert_eq!(results.runs.len(), sample::results().runs.len() + 2);
+}
+
 fn results_of(run: &Run) -> Results {
     Results {
         runs: vec![run.clone()],

@@ -4,6 +4,7 @@ mod accuracy;
 mod bars;
 mod base_slope;
 mod composition;
+mod depth;
 mod drawing;
 mod frame;
 mod hatching;
@@ -27,7 +28,7 @@ use thiserror::Error;
 use crate::results::accuracy::Accuracy;
 use crate::results::slopes::slopes_of;
 use crate::results::store::{StoreError, write_atomically};
-use crate::results::summary::{FEWEST_TASKS, cells, programs, task_counts};
+use crate::results::summary::{FEWEST_TASKS, cells, of_least_load, programs, task_counts};
 use crate::results::{Outcome, Results, Run};
 
 pub use drawing::Figure;
@@ -55,11 +56,13 @@ pub const LEAVES: &str = "leaves";
 ///
 /// `tasks-<N>` for each N; `launch-<N>` for each that is not small, where programs say when their tasks are
 /// alive; `scaling`, `base-slope` and `composition` when there is more than one N; `user-kernel` where a program
-/// has a thread a task; and `timelines/<program>-<N>` and
+/// has a thread a task; `load-<N>` where tasks held different loads (the others are of the least); and
+/// `timelines/<program>-<N>` and
 /// `leaves/<program>-<N>` of the first run of each program at the largest N that it completed. Runs that are not of a benchmark program
 /// (no N) are not drawn; [`timeline_of`] draws any.
 pub fn figures(results: &Results) -> Vec<(String, Figure)> {
-    let cells = cells(results);
+    let all = cells(results);
+    let cells = of_least_load(&all);
     let counts = task_counts(results);
     let mut figures: Vec<(String, Figure)> = counts
         .iter()
@@ -76,6 +79,10 @@ pub fn figures(results: &Results) -> Vec<(String, Figure)> {
         let figure = launch::figure(results, &cells, *count, place);
         figures.extend(figure.map(|figure| (format!("launch-{count}"), figure)));
     }
+    figures.extend(counts.iter().filter_map(|count| {
+        let figure = depth::figure(results, &all, *count)?;
+        Some((format!("load-{count}"), figure))
+    }));
     let slopes = slopes_of(&cells);
     let mut add = |name: &str, figure: Option<Figure>| {
         figures.extend(figure.map(|figure| (name.to_owned(), figure)));
@@ -87,7 +94,9 @@ pub fn figures(results: &Results) -> Vec<(String, Figure)> {
     }
     add("user-kernel", user_kernel::figure(results, &cells, &slopes));
     let mut longest: BTreeMap<&str, &Run> = BTreeMap::new();
-    for run in &results.runs {
+    let least = cells.first().map(|cell| cell.load);
+    let of_least = |run: &&Run| least.is_none_or(|load| load.is_of(run));
+    for run in results.runs.iter().filter(of_least) {
         let known = longest.get(run.program.as_str());
         if run.outcome == Outcome::Completed && known.is_none_or(|known| known.tasks < run.tasks) {
             longest.insert(&run.program, run);

@@ -16,6 +16,7 @@ use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
 use super::{
+    intake::Intake,
     layout::Layout,
     ledger::LedgerProbes,
     object,
@@ -92,6 +93,9 @@ pub enum AttachError {
     /// The page ledger cannot be had here.
     #[error("no page ledger: {0}")]
     Tier(#[from] TierError),
+    /// The thread that empties the ring could not be started.
+    #[error("cannot start a thread: {0}")]
+    Thread(std::io::Error),
     /// A map could not be used.
     #[error("eBPF map: {0}")]
     Map(#[from] MapError),
@@ -100,7 +104,7 @@ pub enum AttachError {
 /// The attached probes. Dropping them detaches everything.
 pub struct Probes {
     /// Records from the kernel.
-    pub ring: RingBuf<MapData>,
+    pub ring: Intake,
     followed: HashMap<MapData, u32, u8>,
     counters: PerCpuArray<MapData, u64>,
     /// Every probe and its state.
@@ -126,7 +130,7 @@ pub struct Sizes {
 impl Default for Sizes {
     fn default() -> Self {
         Sizes {
-            ring_bytes: 16 << 20,
+            ring_bytes: 8 << 20,
             chunks: 1 << 19,
         }
     }
@@ -224,7 +228,8 @@ impl Probes {
                 .ok_or_else(|| AttachError::Object(format!("map {name}")))
         };
         Ok(Probes {
-            ring: RingBuf::try_from(take(names::RING)?)?,
+            ring: Intake::new(RingBuf::try_from(take(names::RING)?)?)
+                .map_err(AttachError::Thread)?,
             followed: HashMap::try_from(take(names::FOLLOWED)?)?,
             counters: PerCpuArray::try_from(take(names::COUNTERS)?)?,
             states,

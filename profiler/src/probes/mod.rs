@@ -5,6 +5,7 @@ pub mod attach;
 pub mod btf;
 pub mod counters;
 pub mod functions;
+pub mod intake;
 pub mod layout;
 pub mod ledger;
 pub mod object;

@@ -119,7 +119,7 @@ fn row(cell: &Cell, cells: &[Cell]) -> [String; 11] {
         format!("{:.1}", run.wall_seconds)
     };
     [
-        run.label.clone(),
+        cell.label(),
         thousands(cell.tasks),
         class(Class::Stacks),
         class(Class::Heap),

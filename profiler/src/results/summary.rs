@@ -2,16 +2,42 @@
 //! [`Cell`], the middle one speaking for all, and the cost of one task.
 
 use super::{Outcome, Peak, Results, Run};
+use crate::units::human;
 
 /// N from which memory says something about a task rather than about the runtime's base: below, the noise of
 /// a few pages is larger than what the tasks take.
 pub const FEWEST_TASKS: u64 = 1000;
 
-/// All repeats of one program at one N.
+/// What each task held while it waited, in bytes: see [`Run`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Load {
+    /// How far down its stack it had called.
+    pub stack_depth_bytes: u64,
+    /// An array.
+    pub payload_bytes: u64,
+}
+
+impl Load {
+    fn of(run: &Run) -> Load {
+        Load {
+            stack_depth_bytes: run.stack_depth_bytes,
+            payload_bytes: run.payload_bytes,
+        }
+    }
+
+    /// Whether the tasks of the run held this much.
+    pub fn is_of(self, run: &Run) -> bool {
+        self == Load::of(run)
+    }
+}
+
+/// All repeats of one program at one N with the same load.
 #[derive(Debug, Clone)]
 pub struct Cell<'a> {
     /// Number of tasks asked for.
     pub tasks: u64,
+    /// What each of them held.
+    pub load: Load,
     /// Completed runs with a peak, by rising total. May be empty.
     completed: Vec<(&'a Run, &'a Peak)>,
     /// The others.
@@ -104,6 +130,21 @@ impl<'a> Cell<'a> {
         self.completed.len() + self.failed.len()
     }
 
+    /// Name for people, with what each task held: `Go goroutines, 8.0 KiB deep`.
+    pub fn label(&self) -> String {
+        let mut label = self.run().label.clone();
+        let Load {
+            stack_depth_bytes,
+            payload_bytes,
+        } = self.load;
+        for (bytes, what) in [(stack_depth_bytes, "deep"), (payload_bytes, "held")] {
+            if bytes > 0 {
+                label += &format!(", {} {what}", human(bytes));
+            }
+        }
+        label
+    }
+
     /// Program of the cell.
     pub fn program(&self) -> &'a str {
         &self.run().program
@@ -126,14 +167,16 @@ pub fn cells(results: &Results) -> Vec<Cell<'_>> {
     let mut cells: Vec<Cell> = Vec::new();
     for run in &results.runs {
         let Some(tasks) = run.tasks else { continue };
-        let index = cells
-            .iter()
-            .position(|cell| cell.tasks == tasks && cell.program() == run.program);
+        let load = Load::of(run);
+        let index = cells.iter().position(|cell| {
+            cell.tasks == tasks && cell.load == load && cell.program() == run.program
+        });
         let cell = match index {
             Some(index) => &mut cells[index],
             None => {
                 cells.push(Cell {
                     tasks,
+                    load,
                     completed: Vec::new(),
                     failed: Vec::new(),
                 });
@@ -151,6 +194,13 @@ pub fn cells(results: &Results) -> Vec<Cell<'_>> {
     cells
 }
 
+/// The cells in which tasks held least: as a rule nothing, and all cells.
+pub fn of_least_load<'a>(cells: &[Cell<'a>]) -> Vec<Cell<'a>> {
+    let least = cells.iter().map(|cell| cell.load).min();
+    let cells = cells.iter().filter(|cell| Some(cell.load) == least);
+    cells.cloned().collect()
+}
+
 /// Every N that was asked for, rising.
 pub fn task_counts(results: &Results) -> Vec<u64> {
     let mut counts: Vec<u64> = results.runs.iter().filter_map(|run| run.tasks).collect();
@@ -166,7 +216,8 @@ pub fn per_task(cell: &Cell, cells: &[Cell]) -> Option<PerTask> {
     let (rss, total) = (peak.rss_bytes as f64, total_bytes(peak) as f64);
     let base = cells
         .iter()
-        .filter(|other| other.program() == cell.program() && other.tasks <= cell.tasks / 10)
+        .filter(|other| other.program() == cell.program() && other.load == cell.load)
+        .filter(|other| other.tasks <= cell.tasks / 10)
         .filter_map(|other| Some((other.tasks, other.median()?.1)))
         .min_by_key(|(tasks, _)| *tasks);
     match base {

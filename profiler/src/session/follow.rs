@@ -271,15 +271,12 @@ impl<'a> Following<'a> {
     /// Takes everything out of the ring.
     fn drain(&mut self) -> Result<()> {
         loop {
-            let Some(item) = self.probes.ring.next() else {
+            let Some(decoded) = self.probes.ring.next(decode) else {
                 self.read_maps();
                 return Ok(());
             };
-            match decode(&item) {
-                Ok(event) => {
-                    drop(item);
-                    self.take(event)?;
-                }
+            match decoded {
+                Ok(event) => self.take(event)?,
                 Err(error) => self
                     .warnings
                     .push(format!("an item of the ring was ignored: {error}")),

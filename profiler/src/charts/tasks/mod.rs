@@ -3,7 +3,7 @@
 
 mod wording;
 
-pub use wording::failures;
+pub use wording::{explanations, failures};
 
 use plotters::backend::SVGBackend;
 use plotters::chart::{ChartBuilder, ChartContext};
@@ -57,13 +57,20 @@ pub fn figure(results: &Results, cells: &[Cell], count: u64) -> Figure {
         explanations: wording::explanations(&shown, cells),
     };
     let mut body: Vec<Box<dyn Block + '_>> = vec![Box::new(Space(28))];
-    if shown.iter().any(|cell| cell.median().is_some()) {
-        body.push(Box::new(legend(&shown)));
-        body.push(Box::new(Space(18)));
-    }
-    body.push(Box::new(Rows::new(&shown, cells)));
+    body.extend(bars(&shown, cells));
     body.push(Box::new(Space(20)));
     frame::figure(&heading, body, &frame::circumstances(results, &shown))
+}
+
+/// The legend, and one bar a cell, in this order.
+pub fn bars<'a>(shown: &[&Cell<'a>], cells: &[Cell]) -> Vec<Box<dyn Block + 'a>> {
+    let mut blocks: Vec<Box<dyn Block + 'a>> = Vec::new();
+    if shown.iter().any(|cell| cell.median().is_some()) {
+        blocks.push(Box::new(legend(shown)));
+        blocks.push(Box::new(Space(18)));
+    }
+    blocks.push(Box::new(Rows::new(shown, cells)));
+    blocks
 }
 
 /// The programs under each other.
@@ -211,7 +218,7 @@ impl<'a> Row<'a> {
         };
         Row {
             run,
-            name: NAME.shorten(&run.label, NAME_ROOM),
+            name: NAME.shorten(&cell.label(), NAME_ROOM),
             version: SMALL.shorten(&run.version, NAME_ROOM),
             bar,
             failure,
