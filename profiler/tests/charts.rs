@@ -572,7 +572,7 @@ fn a_load_has_a_figure_of_its_own_and_no_bar_in_the_others() {
     };
     let load = svg("load-10000");
     assert!(load.contains("10,000 tasks, each with 0 B to 8.0 KiB down its stack"));
-    assert!(load.contains("C threads, 8.0 KiB deep") && !load.contains("Rust tokio"));
+    assert!(load.contains("8.0 KiB deep") && !load.contains("Rust tokio"));
     assert!(!svg("tasks-10000").contains("8.0 KiB deep"));
     assert_eq!(results.runs.len(), sample::results().runs.len() + 2);
 }

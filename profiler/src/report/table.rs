@@ -2,7 +2,7 @@
 
 use crate::classify::Class;
 use crate::results::slopes::slopes_of;
-use crate::results::summary::{Cell, PerTaskMethod, cells, kernel_bytes, per_task};
+use crate::results::summary::{Cell, PerTaskMethod, cells, kernel_bytes, of_least_load, per_task};
 use crate::results::{Outcome, Results};
 use crate::units::{MIB, thousands};
 
@@ -45,7 +45,7 @@ pub fn results_table(results: &Results, colour: Colour) -> String {
     }
     let mut tables = vec![
         peaks_table(&cells, colour),
-        slopes_table(&cells, &slopes_of(&cells), colour),
+        slopes_table(&cells, &slopes_of(&of_least_load(&cells)), colour),
         launch_table(&cells, colour),
     ];
     tables.retain(|table| !table.is_empty());

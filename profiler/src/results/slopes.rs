@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::summary::{Cell, cells, kernel_bytes, programs, total_bytes};
+use super::summary::{Cell, cells, kernel_bytes, of_least_load, programs, total_bytes};
 use super::theil_sen::{self, Fit, median};
 use super::{Peak, Results};
 use crate::classify::Class;
@@ -89,7 +89,7 @@ impl Quantity {
 
 /// The slopes of every program that completed at two N or more, in the order of running.
 pub fn slopes(results: &Results) -> Vec<Slope> {
-    slopes_of(&cells(results))
+    slopes_of(&of_least_load(&cells(results)))
 }
 
 /// As [`slopes`], from cells.

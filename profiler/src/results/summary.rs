@@ -132,7 +132,12 @@ impl<'a> Cell<'a> {
 
     /// Name for people, with what each task held: `Go goroutines, 8.0 KiB deep`.
     pub fn label(&self) -> String {
-        let mut label = self.run().label.clone();
+        [self.run().label.clone(), self.load_label()].concat()
+    }
+
+    /// What each task held, `, 8.0 KiB deep`; empty when that is nothing.
+    pub fn load_label(&self) -> String {
+        let mut label = String::new();
         let Load {
             stack_depth_bytes,
             payload_bytes,

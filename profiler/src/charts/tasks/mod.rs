@@ -218,8 +218,11 @@ impl<'a> Row<'a> {
         };
         Row {
             run,
-            name: NAME.shorten(&cell.label(), NAME_ROOM),
-            version: SMALL.shorten(&run.version, NAME_ROOM),
+            name: NAME.shorten(&run.label, NAME_ROOM),
+            version: match cell.load_label() {
+                load if load.is_empty() => SMALL.shorten(&run.version, NAME_ROOM),
+                load => load.trim_start_matches(", ").to_owned(),
+            },
             bar,
             failure,
             reached,
