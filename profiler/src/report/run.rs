@@ -290,10 +290,13 @@ fn write_trust(out: &mut String, run: &Run) -> std::fmt::Result {
         let maps: u64 = cost.maps.iter().map(|map| map.bytes).sum();
         writeln!(
             out,
-            "the profiler took {:.1} s of CPU, {} of RSS and {} of maps in the kernel",
+            "the profiler took {:.1} s of CPU, {} of RSS and {} of maps in the kernel; before, {:.1} s and {} to \
+             load its probes",
             cost.cpu_seconds,
             human(cost.peak_rss_bytes),
-            human(maps)
+            human(maps),
+            cost.start_cpu_seconds,
+            human(cost.start_peak_rss_bytes)
         )?;
     }
     for probe in run

@@ -178,9 +178,13 @@ pub struct Adapter {
 /// What the profiler itself took.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct OwnCost {
-    /// Its highest RSS, which includes those maps that it reads in place.
+    /// Its highest RSS while it loaded the probes, before the target began.
+    pub start_peak_rss_bytes: u64,
+    /// Its CPU time until then.
+    pub start_cpu_seconds: f64,
+    /// Its highest RSS from then on, which includes those maps that it reads in place.
     pub peak_rss_bytes: u64,
-    /// Its CPU time, until the result was put together.
+    /// Its CPU time from then on, until the ledger was read.
     pub cpu_seconds: f64,
     /// Its eBPF maps, in memory of the kernel.
     pub maps: Vec<MapCost>,

@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, time::SystemTime};
 
 use anyhow::Result;
 
-use super::{follow::Ended, job::Job, ledger::Highest, limits, outcome::judge, own_cost, timeline};
+use super::{follow::Ended, job::Job, ledger::Highest, limits, outcome::judge, timeline};
 use crate::{
     adapters::Account,
     classify::{
@@ -99,7 +99,7 @@ pub(super) fn run(ended: Ended, job: &Job, started: SystemTime) -> Result<Run> {
         ledger: ended.ledger,
         refused_tiers: ended.refused_tiers,
         adapters: adapters(&accounts, seconds),
-        own_cost: ended.maps.and_then(own_cost::read),
+        own_cost: ended.own_cost,
         books: ended.words.books,
         ..unmeasured(job, started, outcome, reason)
     })

@@ -30,6 +30,7 @@ use super::{
     job::Job,
     ledger::Highest,
     outcome::{Word, Words},
+    own_cost,
     phase_counters::PhaseCounters,
     record,
     timeline::{self, Due, Timeline},
@@ -48,7 +49,7 @@ use crate::{
         scan::{self, scan_tree},
         vm_hwm_bytes,
     },
-    results::{Counters, Probe, RefusedTier, TimelinePoint},
+    results::{Counters, OwnCost, Probe, RefusedTier, TimelinePoint},
 };
 
 /// How often RSS is polled.
@@ -78,6 +79,7 @@ pub(super) struct Following<'a> {
     analysis: Option<Analysis>,
     /// With a page ledger: the tree at the candidate for the peak.
     at_peak: Option<AtPeak>,
+    start: Option<own_cost::Start>,
     maps: MapsPolicy,
     policy: ScanPolicy,
     method: Method,
@@ -133,8 +135,8 @@ pub(super) struct Ended {
     pub settings: Vec<String>,
     /// Processes of the tree that outlive the command, or have not quite ended.
     pub leftovers: Vec<u32>,
-    /// Our own eBPF maps; a replay has none.
-    pub maps: Option<Vec<crate::results::MapCost>>,
+    /// What measuring took.
+    pub own_cost: Option<OwnCost>,
 }
 
 enum Next {
@@ -179,6 +181,7 @@ impl<'a> Following<'a> {
             sizes: ObjectSizes::default(),
             analysis: None,
             at_peak: None,
+            start: None,
             maps: MapsPolicy::default(),
             method: scan::detect(),
             statm: HashMap::new(),
@@ -195,6 +198,11 @@ impl<'a> Following<'a> {
             refused_tiers,
             environment: &job.environment,
         }
+    }
+
+    /// With what loading the probes took; without it, what measuring took is not told.
+    pub fn with_start(self, start: Option<own_cost::Start>) -> Self {
+        Following { start, ..self }
     }
 
     /// With the sizes of the kernel's objects; without them slab is not told.
@@ -625,7 +633,7 @@ impl<'a> Following<'a> {
                     .into());
                 }
             },
-            maps: Some(super::own_cost::maps()),
+            own_cost: self.start.and_then(own_cost::read),
             counters: self.counters.read(),
             phase_counters: self.phase_counters,
             probes: self

@@ -196,6 +196,7 @@ fn attach_and_follow(
     let counters = TreeCounters::open(held.pid.as_raw(), group.directory());
     // Once the target runs, a signal waits until the event loop is there to act on it.
     follow::hold_signals();
+    let start = own_cost::start();
     let running = held.release()?;
 
     let following = Following::new(
@@ -207,7 +208,8 @@ fn attach_and_follow(
         warnings,
         refused_tiers,
     )
-    .with_sizes(sizes);
+    .with_sizes(sizes)
+    .with_start(start);
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()

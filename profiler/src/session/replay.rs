@@ -63,7 +63,7 @@ pub fn replay(log: Vec<Entry<Frozen>>, job: &Job) -> Result<Run> {
         }
     }
     let ended = Ended {
-        maps: None,
+        own_cost: None,
         ledger: None,
         highest: HashMap::new(),
         refused_tiers: Vec::new(),
