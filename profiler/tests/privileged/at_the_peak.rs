@@ -73,16 +73,16 @@ fn classes_at_the_peak_are_those_of_the_program_frozen_there() {
             "tier {tier}: {:?}, frozen {:?}",
             peak.classes, frozen.classes
         );
-        // The ledger reads the number of mappings from the kernel, the scan from a list of them.
+        // The ledger reads the number of mappings from the kernel, the scan from a list of them. Neighbours
+        // merge or do not by which thread touched them first.
         let mappings = |peak: &Peak| {
             let mut kinds = peak.kernel.slab.iter();
-            kinds
-                .find(|kind| kind.kind == "vm_area_struct")
-                .map(|kind| kind.objects)
+            let kind = kinds.find(|kind| kind.kind == "vm_area_struct");
+            kind.expect("there are mappings").objects
         };
         if statm_is_exact() {
-            assert_eq!(mappings(&peak), mappings(&frozen));
-            assert!(mappings(&peak).is_some(), "{:?}", peak.kernel);
+            let (ours, listed) = (mappings(&peak), mappings(&frozen));
+            assert!(ours.abs_diff(listed) <= 2, "{ours} and {listed} mappings");
         }
         // The threads had not ended yet.
         assert!(peak.threads == 21 || !statm_is_exact(), "{}", peak.threads);

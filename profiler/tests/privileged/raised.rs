@@ -67,7 +67,7 @@ impl Sleeper {
         let folder = tempfile::tempdir().expect("a folder");
         let (started, job) = (started(&folder), folder.path().join("job.json"));
         let script = format!(
-            "cat {SETTING} > '{0}.part'; echo $$ >> '{0}.part'; mv '{0}.part' '{0}'; exec sleep 1000",
+            "echo $(cat {SETTING}) $$ > '{}'; exec sleep 1000",
             started.display()
         );
         let text = serde_json::json!({
@@ -96,13 +96,15 @@ impl Sleeper {
 
     /// Waits for the program; its pid, and what the setting was when it began.
     fn target(&self) -> (u32, u64) {
-        let text = until("the program runs", || {
-            fs::read_to_string(started(&self.folder)).ok()
-        });
-        let mut numbers = text.lines().map(|line| line.parse().expect("a number"));
-        let mut next = || numbers.next().expect("two numbers");
-        let value = next();
-        (next() as u32, value)
+        until("the program runs", || {
+            let text = fs::read_to_string(started(&self.folder)).ok()?;
+            // It is there before it is written, by one call.
+            let (value, pid) = text.trim().split_once(' ')?;
+            Some((
+                pid.parse().expect("a number"),
+                value.parse().expect("a number"),
+            ))
+        })
     }
 
     fn send(&self, signal: Signal) {
