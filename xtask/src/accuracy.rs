@@ -11,7 +11,6 @@ use std::{
 use anyhow::{Context, Result, bail, ensure};
 use profiler::{
     charts,
-    limits::Raises,
     results::{
         Run, SCHEMA_VERSION,
         accuracy::{Accuracy, Comparison, Unit},
@@ -145,18 +144,8 @@ fn verify(
         load: Load::default(),
     };
     let job = Job {
-        program: program.name.clone(),
-        label: program.label.clone(),
-        colour: Some(program.colour.clone()),
-        version: ready.version.clone(),
-        command: ready.argv(contract.tasks, contract.seconds),
-        environment: measure::environment(&measure::own_environment(), &ready.environment),
-        directory: None,
-        contract: Some(contract),
-        repeat: 0,
         ask_for_books: true,
-        threads: Some(program.threads(contract.tasks)),
-        raises: Raises::default(),
+        ..measure::job(program, Some(ready), contract, &measure::own_environment())
     };
     Ok(match profiler.measure(&job)? {
         Measured::Run(run, host) => Some((run, host)),

@@ -10,15 +10,14 @@ use std::{
 
 use anyhow::{Context, Result, bail, ensure};
 use profiler::{
-    limits::Raises,
     results::{Outcome, Run, theil_sen::median},
-    session::job::{Contract, Job, Load},
+    session::job::{Contract, Load},
     units::thousands,
 };
 
 use crate::{
     measure::{self, Measured, Profiler},
-    programs::{self, Prepared, Program, Ready, Variant},
+    programs::{self, Prepared, Ready, Variant},
 };
 
 /// The options of `cargo xtask launch`.
@@ -49,7 +48,8 @@ pub fn run(options: &Options, root: &Path) -> Result<()> {
     };
     let profiler = Profiler::build(root)?;
     profiler.catch_signals()?;
-    let environment = measure::environment(&measure::own_environment(), &ready.environment);
+    let own_environment = measure::own_environment();
+    let environment = measure::environment(&own_environment, &ready.environment);
     let contract = Contract {
         tasks: options.tasks,
         seconds: options.seconds,
@@ -62,7 +62,7 @@ pub fn run(options: &Options, root: &Path) -> Result<()> {
     let (mut of_time, mut of_cpu) = (Vec::new(), Vec::new());
     for round in 1..=options.rounds {
         let bare = bare(&ready, contract, &environment)?;
-        let job = job(program, &ready, contract, &environment);
+        let job = measure::job(program, Some(&ready), contract, &own_environment);
         let profiled = match profiler.measure(&job)? {
             Measured::Run(run, _) => launch_of(&run)?,
             Measured::Interrupted => bail!("interrupted"),
@@ -161,26 +161,4 @@ fn cpu_seconds(pid: u32) -> Result<f64> {
         time
     };
     Ok(time.tv_sec as f64 + time.tv_nsec as f64 / 1e9)
-}
-
-fn job(
-    program: &Program,
-    ready: &Ready,
-    contract: Contract,
-    environment: &[(String, String)],
-) -> Job {
-    Job {
-        program: program.name.clone(),
-        label: program.label.clone(),
-        colour: None,
-        version: ready.version.clone(),
-        command: ready.argv(contract.tasks, contract.seconds),
-        environment: environment.to_vec(),
-        directory: None,
-        contract: Some(contract),
-        repeat: 0,
-        ask_for_books: false,
-        threads: Some(program.threads(contract.tasks)),
-        raises: Raises::default(),
-    }
 }

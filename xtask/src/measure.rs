@@ -13,13 +13,15 @@ use std::{
 
 use anyhow::{Context, Result, bail};
 use profiler::{
+    limits::Raises,
     results::{Host, Run, store},
-    session::job::{Job, Load},
+    session::job::{Contract, Job, Load},
 };
 
 use crate::{
     build,
     process::{Command, line},
+    programs::{Program, Ready},
     setup::{as_root, is_root},
 };
 
@@ -154,6 +156,38 @@ pub fn environment(own: &[(String, String)], ready: &[(String, String)]) -> Vec<
         .collect();
     environment.extend_from_slice(ready);
     environment
+}
+
+/// The job of a program under its contract, with our own environment as far as programs get it; no command where
+/// the program is not `ready`.
+pub fn job(
+    program: &Program,
+    ready: Option<&Ready>,
+    contract: Contract,
+    own: &[(String, String)],
+) -> Job {
+    let (command, environment, version) = ready.map_or_else(Default::default, |ready| {
+        let added = [ready.environment.clone(), contract.load.environment()].concat();
+        (
+            ready.argv(contract.tasks, contract.seconds),
+            environment(own, &added),
+            ready.version.clone(),
+        )
+    });
+    Job {
+        program: program.name.clone(),
+        label: program.label.clone(),
+        colour: Some(program.colour.clone()),
+        version,
+        command,
+        environment,
+        directory: None,
+        contract: Some(contract),
+        repeat: 0,
+        ask_for_books: false,
+        threads: Some(program.threads(contract.tasks)),
+        raises: Raises::default(),
+    }
 }
 
 /// Our own environment, as far as it is text.

@@ -23,6 +23,8 @@ use super::accounting::{self, GroupMemory};
 
 /// Names of our cgroups begin so; the pid of the profiler follows.
 const NAME_PREFIX: &str = "profiler-";
+/// How long killed processes may take to be gone.
+pub const KILL_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// Why a group could not be made or used.
 #[derive(Debug, thiserror::Error)]
@@ -375,9 +377,6 @@ fn homes() -> Result<Vec<PathBuf>, GroupError> {
 fn name_of(profiler: u32) -> String {
     format!("{NAME_PREFIX}{profiler}")
 }
-
-/// How long killed processes may take to be gone.
-const KILL_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// Ends what profilers that were killed together with their guardians left running, and removes their
 /// groups; the names of those. That one cannot be removed is no reason not to measure.

@@ -8,7 +8,6 @@ use std::{
     fs::File,
     io::{self, Read, Write},
     os::fd::{AsRawFd, RawFd},
-    time::Duration,
 };
 
 use nix::{
@@ -20,11 +19,8 @@ use nix::{
     unistd::{ForkResult, Pid, fork, pipe2, setsid},
 };
 
-use super::group::TargetGroup;
+use super::group::{KILL_TIMEOUT, TargetGroup};
 use crate::limits::raised::Hold;
-
-/// How long killed processes may take to be gone.
-const KILL_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// What the profiler says when the guardian is not needed any more.
 const DISMISSED: u8 = b'D';

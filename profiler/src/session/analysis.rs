@@ -21,7 +21,7 @@ use crate::{
     launch::accounting::GroupMemory,
     probes::object_sizes::ObjectSizes,
     regions::{ProcessTree, compare},
-    residency::{OpenFiles, Snapshot},
+    residency::{OpenFiles, ProcessSnapshot, Snapshot},
     results::EventCounts,
 };
 
@@ -212,10 +212,15 @@ impl Analysis {
     /// Classifies the pages of a running tree. Nothing is learnt from them: they are not those of one
     /// moment.
     pub fn glance(&self, mut snapshot: Snapshot) -> Composed {
-        for process in &mut snapshot.processes {
+        self.add_open_files(&mut snapshot.processes);
+        self.composed(&self.compose(&snapshot))
+    }
+
+    /// To processes that were not frozen: what each had open when it was frozen last.
+    pub fn add_open_files(&self, processes: &mut [ProcessSnapshot]) {
+        for process in processes {
             process.files = self.open.get(&process.tgid).copied();
         }
-        self.composed(&self.compose(&snapshot))
     }
 
     /// What a composition comes to.
@@ -256,7 +261,7 @@ mod tests {
     use super::*;
     use crate::{
         classify::runtime::Runtime,
-        residency::{ProcessSnapshot, ResidentRange, Vma},
+        residency::{ResidentRange, Vma},
     };
 
     const ROOT: u32 = 100;

@@ -26,7 +26,7 @@ use crate::{
     events::{Call, Event},
     regions::{AddressSpace, Origin, OriginKind, Piece, ProcessTree, compare},
     residency::{
-        Method, OpenFiles, ProcessSnapshot, ResidentRange, Snapshot, Vma,
+        Method, ProcessSnapshot, ResidentRange, Snapshot, Vma,
         ledger::Ledger,
         ranges::{bytes, outside, settle},
     },
@@ -51,8 +51,6 @@ pub struct AtPeak {
     seen: HashMap<(u32, u64), RangeMap<u64, Vma>>,
     /// RSS less PSS when a process was last scanned.
     shared_bytes: HashMap<u32, u64>,
-    /// What was open then.
-    open: HashMap<u32, OpenFiles>,
     epoch: u32,
 }
 
@@ -77,7 +75,6 @@ impl AtPeak {
             image_then: HashMap::new(),
             seen: HashMap::new(),
             shared_bytes: HashMap::new(),
-            open: HashMap::new(),
             epoch: 0,
         }
     }
@@ -122,13 +119,11 @@ impl AtPeak {
         }
     }
 
-    /// Takes what a scan found out about sharing and open files.
+    /// Takes what a scan found out about sharing.
     pub fn scanned(&mut self, process: &ProcessSnapshot) {
         self.maps(process.tgid, &process.vmas);
         let shared = process.rss_bytes.saturating_sub(process.pss_bytes);
         self.shared_bytes.insert(process.tgid, shared);
-        self.open
-            .extend(process.files.map(|files| (process.tgid, files)));
     }
 
     /// The composition at the candidate; `None` before the first one. `present` is what the page
@@ -159,6 +154,7 @@ impl AtPeak {
             agreement.extra_bytes += snapshot.unexplained_bytes.min(0).unsigned_abs();
             processes.push(snapshot);
         }
+        analysis.add_open_files(&mut processes);
         let snapshot = Snapshot {
             taken_ns: ledger.state.candidate_ns,
             method: Method::default(),
@@ -214,7 +210,7 @@ impl AtPeak {
             page_tables_bytes: of.candidate_table_bytes,
             threads: threads as u64,
             mappings: of.candidate_mappings,
-            files: self.open.get(&tgid).copied(),
+            files: None,
             pss_shmem_bytes: None,
             unexplained_bytes: counted.cast_signed() - found.cast_signed(),
             resident,

@@ -22,7 +22,7 @@ use std::{
     fs::File,
     io::{BufWriter, Write},
     path::PathBuf,
-    time::{Duration, SystemTime},
+    time::SystemTime,
 };
 
 use anyhow::{Context, Result};
@@ -32,7 +32,7 @@ use crate::{
     events::log::{self, Entry},
     kernel_memory::kinds,
     launch::{
-        group::{TargetGroup, end_abandoned},
+        group::{KILL_TIMEOUT, TargetGroup, end_abandoned},
         guardian::Guardian,
         held::{Held, Identity, LaunchError, Target},
     },
@@ -52,9 +52,6 @@ use crate::{
 use analysis::Frozen;
 use follow::{Ended, Following};
 use job::Job;
-
-/// How long killed processes may take to be gone.
-const KILL_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// How a session is run, beside its job.
 #[derive(Debug, Default)]

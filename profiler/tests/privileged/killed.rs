@@ -6,7 +6,7 @@ use std::{
     io::BufReader,
     path::PathBuf,
     process::{Child, Command, Stdio},
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use nix::{
@@ -17,10 +17,8 @@ use nix::{
 use crate::{
     fixtures::{build, told_by},
     profiled::{Profiling, profiler, read_run},
-    remains::Remains,
+    remains::{Remains, until},
 };
-
-const LONG: Duration = Duration::from_secs(60);
 
 fn send(process: &Child, signal: Signal) {
     kill(Pid::from_raw(process.id() as i32), signal).expect("it is alive");
@@ -31,16 +29,6 @@ fn start(name: &str) -> (Profiling, Remains) {
     let profiling = Profiling::start(1, &[program.to_str().expect("UTF-8")]);
     let remains = Remains::of(profiling.profiler.id(), &profiling.result());
     (profiling, remains)
-}
-
-fn until<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T {
-    let deadline = Instant::now() + LONG;
-    loop {
-        if let Some(found) = look() {
-            return found;
-        }
-        assert!(Instant::now() < deadline, "never: {what}");
-    }
 }
 
 #[test]

@@ -13,26 +13,14 @@ use nix::{
 };
 use tempfile::TempDir;
 
-use crate::remains::Remains;
+use crate::remains::{Remains, until};
 
-const LONG: Duration = Duration::from_secs(60);
 /// Raising it harms nobody.
 const SETTING: &str = "/proc/sys/vm/max_map_count";
 
 fn setting() -> u64 {
     let text = fs::read_to_string(SETTING).expect("every Linux has it");
     text.trim().parse().expect("a number")
-}
-
-fn until<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T {
-    let deadline = Instant::now() + LONG;
-    loop {
-        if let Some(found) = look() {
-            return found;
-        }
-        assert!(Instant::now() < deadline, "never: {what}");
-        std::thread::yield_now();
-    }
 }
 
 fn until_setting(value: u64) {

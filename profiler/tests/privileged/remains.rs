@@ -9,6 +9,21 @@ use std::{
 /// How long the guardian may take; it needs some milliseconds.
 const LONG: Duration = Duration::from_secs(20);
 
+/// How long to wait for what must come.
+const FOR_EVER: Duration = Duration::from_secs(60);
+
+/// What `look` finds, once it finds something.
+pub fn until<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T {
+    let deadline = Instant::now() + FOR_EVER;
+    loop {
+        if let Some(found) = look() {
+            return found;
+        }
+        assert!(Instant::now() < deadline, "never: {what}");
+        std::thread::yield_now();
+    }
+}
+
 /// Finds what is left of one profiler and its target.
 pub struct Remains {
     profiler: u32,

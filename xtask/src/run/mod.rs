@@ -311,34 +311,17 @@ impl Planned<'_> {
     }
 
     fn job(&self, own_environment: &[(String, String)]) -> Job {
-        let contract = self.contract;
-        let (command, environment, version) = match self.prepared {
-            Prepared::Ready(ready) => {
-                let added = [ready.environment.clone(), contract.load.environment()].concat();
-                (
-                    ready.argv(contract.tasks, contract.seconds),
-                    measure::environment(own_environment, &added),
-                    ready.version.clone(),
-                )
-            }
-            Prepared::Unavailable { .. } => Default::default(),
+        let ready = match self.prepared {
+            Prepared::Ready(ready) => Some(ready),
+            Prepared::Unavailable { .. } => None,
         };
         Job {
-            program: self.program.name.clone(),
-            label: self.program.label.clone(),
-            colour: Some(self.program.colour.clone()),
-            version,
-            command,
-            environment,
-            directory: None,
-            contract: Some(contract),
             repeat: self.repeat,
-            ask_for_books: false,
-            threads: Some(self.program.threads(contract.tasks)),
             raises: match &self.decision {
                 Decision::Run(raises) => raises.clone(),
                 Decision::Refuse(_) => Raises::default(),
             },
+            ..measure::job(self.program, ready, self.contract, own_environment)
         }
     }
 }

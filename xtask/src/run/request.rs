@@ -4,13 +4,7 @@ use anyhow::{Context, Result, bail};
 
 /// Reads a list such as `1,10000,100000`.
 pub fn task_counts(text: &str) -> Result<Vec<u64>> {
-    let mut counts = text
-        .split(',')
-        .map(|word| task_count(word.trim()))
-        .collect::<Result<Vec<_>>>()?;
-    counts.sort_unstable();
-    counts.dedup();
-    Ok(counts)
+    sorted(text, task_count)
 }
 
 fn task_count(word: &str) -> Result<u64> {
@@ -29,13 +23,16 @@ fn task_count(word: &str) -> Result<u64> {
 
 /// Reads a list such as `0,1024,8192`; the name is that of the option.
 pub fn byte_counts(option: &str, text: &str) -> Result<Vec<u64>> {
-    let mut counts = text
-        .split(',')
-        .map(|word| byte_count(option, word.trim()))
-        .collect::<Result<Vec<_>>>()?;
-    counts.sort_unstable();
-    counts.dedup();
-    Ok(counts)
+    sorted(text, |word| byte_count(option, word))
+}
+
+/// The numbers of a list with commas, each once.
+fn sorted(text: &str, number: impl Fn(&str) -> Result<u64>) -> Result<Vec<u64>> {
+    let numbers = text.split(',').map(|word| number(word.trim()));
+    let mut numbers = numbers.collect::<Result<Vec<_>>>()?;
+    numbers.sort_unstable();
+    numbers.dedup();
+    Ok(numbers)
 }
 
 fn byte_count(option: &str, word: &str) -> Result<u64> {
