@@ -292,6 +292,7 @@ mod tests {
             classes: Default::default(),
             leaves,
             regions: Vec::new(),
+            made_by: Vec::new(),
             kernel: Default::default(),
             threads: 1,
             reserved_bytes: 0,

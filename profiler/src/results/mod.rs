@@ -5,6 +5,7 @@
 //! schema for readers of the JSON.
 
 pub mod accuracy;
+pub mod call_stacks;
 pub mod launch;
 pub mod slopes;
 pub mod store;
@@ -24,6 +25,7 @@ pub use crate::{
         counters::{Counters, Scope},
     },
 };
+pub use call_stacks::{CallStack, CallStackCounts, Frame, MadeBytes};
 
 /// Version of the schema below. Raised when a field changes its meaning or goes away.
 pub const SCHEMA_VERSION: u32 = 1;
@@ -153,6 +155,13 @@ pub struct Run {
     /// What measuring took.
     #[serde(default)]
     pub own_cost: Option<OwnCost>,
+    /// Call stacks that made the memory at the peak; [`Region::call_stack`] and
+    /// [`call_stacks::MadeBytes::call_stack`] are indices into this.
+    #[serde(default)]
+    pub call_stacks: Vec<CallStack>,
+    /// How many calls had their stack taken; `None` where that was switched off, or cannot be had.
+    #[serde(default)]
+    pub call_stack_counts: Option<CallStackCounts>,
     /// The runtime's own books right after that; asked for by `cargo xtask accuracy` alone.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub books: Option<BTreeMap<String, u64>>,
@@ -273,6 +282,10 @@ pub struct Peak {
     pub leaves: Vec<LeafBytes>,
     /// RSS by region, largest first; small alike regions are one row with a `count`.
     pub regions: Vec<Region>,
+    /// RSS by the call stack that made it, largest first; sums to `rss_bytes`. Empty where call stacks were
+    /// not taken.
+    #[serde(default)]
+    pub made_by: Vec<MadeBytes>,
     /// Memory that the kernel holds for the tree, beside RSS.
     pub kernel: Kernel,
     /// Live threads of the tree.
@@ -316,6 +329,14 @@ pub struct Region {
     pub leaves: Vec<LeafBytes>,
     /// Path of the mapped file, or the kernel's or program's name for the mapping.
     pub backing: Option<String>,
+    /// Index into [`Run::call_stacks`] of the call stack that made most of its resident bytes; `None` where
+    /// none is known, and `made_by` says why.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub call_stack: Option<usize>,
+    /// The call that mapped it: `mmap`, `brk`, or why there is no call stack. `None` where call stacks were
+    /// not taken.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub made_by: Option<String>,
 }
 
 /// RSS of the tree at one moment.

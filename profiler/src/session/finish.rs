@@ -140,6 +140,8 @@ pub fn unmeasured(job: &Job, started: SystemTime, outcome: Outcome, reason: Opti
         refused_tiers: Vec::new(),
         adapters: Vec::new(),
         own_cost: None,
+        call_stacks: Vec::new(),
+        call_stack_counts: None,
         books: None,
     }
 }
@@ -166,6 +168,7 @@ fn peak(
         classes: best.classes,
         leaves: leaves(&best.leaves),
         regions: regions(&best.regions),
+        made_by: Vec::new(),
         kernel,
         threads: best.objects.threads,
         reserved_bytes: best.reserved_bytes,
@@ -228,6 +231,8 @@ fn regions(all: &[ClassifiedRegion]) -> Vec<Region> {
         leaf: region.rule.leaf,
         leaves: Vec::new(),
         backing: region.backing.clone(),
+        call_stack: None,
+        made_by: None,
     };
     // Divided: not all of it is of its rule's leaf.
     let divided = |region: &Region, by_leaf: &BTreeMap<Leaf, u64>| match by_leaf.get(&region.leaf) {

@@ -257,6 +257,8 @@ impl Sample {
             Some([stacks * 3.24, heap * 3.0, runtime * 1.3])
         });
         Run {
+            call_stacks: Vec::new(),
+            call_stack_counts: None,
             program: self.program.to_owned(),
             label: self.label.to_owned(),
             colour: None,
@@ -423,6 +425,8 @@ pub fn peak(
         leaf,
         leaves: Vec::new(),
         backing: backing.map(str::to_owned),
+        call_stack: None,
+        made_by: None,
     };
     Peak {
         at_seconds: 4.25,
@@ -467,6 +471,7 @@ pub fn peak(
                 Some("target/programs/sample"),
             ),
         ]),
+        made_by: Vec::new(),
         kernel: Kernel {
             stacks_bytes: Some(pages(kernel_stacks)),
             page_tables_bytes: Some(pages(page_tables)),
