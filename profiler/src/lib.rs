@@ -3,7 +3,7 @@
 //! The modules stand in the order of the pipeline; each imports only from those above it.
 //!
 //! ```text
-//! limits -> launch -> probes -> events -> regions + residency -> classify -> adapters -> peak -> results -> report, charts
+//! limits -> launch -> probes -> events -> regions + residency -> classify -> adapters -> peak -> results -> report, charts -> export
 //! ```
 
 pub mod units;
@@ -28,5 +28,7 @@ pub mod results;
 pub mod report;
 
 pub mod charts;
+
+pub mod export;
 
 pub mod session;

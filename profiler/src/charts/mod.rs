@@ -113,6 +113,20 @@ pub fn figures(results: &Results) -> Vec<(String, Figure)> {
     figures
 }
 
+/// The one figure that says most about `results`: a run that is alone over time; else growth, where there is
+/// more than one N; else the bars of all programs. `None` where there is nothing to draw.
+pub fn headline(results: &Results) -> Option<Figure> {
+    if let [run] = results.runs.as_slice() {
+        return timeline_of(results, run);
+    }
+    let cells = of_least_load(&cells(results));
+    match task_counts(results).as_slice() {
+        [] => None,
+        [count] => Some(tasks::figure(results, &cells, *count)),
+        _ => Some(scaling::figure(results, &cells, &slopes_of(&cells))),
+    }
+}
+
 /// One run over time; `None` when it was too short to be looked at twice.
 pub fn timeline_of(results: &Results, run: &Run) -> Option<Figure> {
     timeline::figure(results, run)

@@ -1,6 +1,7 @@
 //! The command line: one file a subcommand.
 
 mod doctor;
+mod output;
 mod run;
 
 use clap::{Parser, Subcommand};

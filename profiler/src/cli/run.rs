@@ -1,34 +1,30 @@
 //! `profiler run`: any command by the path that the benchmark programs take.
 
-use std::{
-    collections::BTreeMap,
-    fs,
-    path::{Path, PathBuf},
-};
+use std::{collections::BTreeMap, fs, path::PathBuf};
 
 use anyhow::{Context, Result};
 use clap::Args;
 use profiler::{
-    charts,
     launch::held::Identity,
     limits::Raises,
     probes::tier::Tier,
     report::{self, Colour},
-    results::{Results, Run, SCHEMA_VERSION, store},
+    results::{Results, SCHEMA_VERSION},
     session::{self, Options, SessionError, host, job::Job},
 };
 
-use super::Failure;
+use super::{
+    Failure,
+    output::{self, Output, OutputArguments},
+};
 
 /// Our own failures, as `env` and `timeout` have them; 126 and 127 are those of the command.
 const OWN_FAILURE: u8 = 125;
 
 #[derive(Args)]
 pub struct Arguments {
-    /// Write the result to this file: as JSON (.json), or memory over time as a chart (.svg, .png);
-    /// may be given several times
-    #[arg(short, long, value_name = "FILE", value_parser = parse_output)]
-    output: Vec<Output>,
+    #[command(flatten)]
+    output: OutputArguments,
 
     /// How resident pages are followed: A or B keep a page ledger in the kernel (exact peak), C scans
     /// the program as it grows; the default is the best that this kernel allows
@@ -54,9 +50,11 @@ pub struct Arguments {
 
 pub fn execute(arguments: Arguments) -> Result<u8, Failure> {
     let own = |error: anyhow::Error| Failure::new(OWN_FAILURE, error);
-    for Output { path, .. } in &arguments.output {
-        store::ensure_writable(directory(path), owner()).map_err(|error| own(error.into()))?;
-    }
+    let outputs = arguments
+        .output
+        .outputs()
+        .map_err(|sentence| Failure::new(OWN_FAILURE, sentence))?;
+    output::ensure_writable(&outputs).map_err(own)?;
     let job = match &arguments.job {
         Some(path) => read_job(path).map_err(own)?,
         None => job_of(&arguments.command),
@@ -65,6 +63,7 @@ pub fn execute(arguments: Arguments) -> Result<u8, Failure> {
         event_log: arguments.event_log,
         tier: arguments.tier,
         until_stdin_closes: arguments.until_stdin_closes,
+        result_to_stdout: outputs.iter().any(Output::is_stdout),
     };
     let run = session::run(&job, &options).map_err(|error| match &error {
         SessionError::Launch(launch) => Failure::new(launch.exit_status() as u8, launch),
@@ -75,35 +74,16 @@ pub fn execute(arguments: Arguments) -> Result<u8, Failure> {
     if job.contract.is_none() {
         eprint!("{}", report::run_report(&run, Colour::for_stderr()));
     }
-    if !arguments.output.is_empty() {
-        write(run, &arguments.output).map_err(own)?;
+    if !outputs.is_empty() {
+        let results = Results {
+            schema_version: SCHEMA_VERSION,
+            host: host::read(),
+            runs: vec![run],
+            slopes: Vec::new(),
+        };
+        output::write(&results, &outputs).map_err(own)?;
     }
     Ok(exit_status)
-}
-
-/// A file to write, in the format that its extension says.
-#[derive(Debug, Clone, PartialEq, Eq)]
-struct Output {
-    path: PathBuf,
-    format: Format,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Format {
-    Json,
-    Svg,
-    Png,
-}
-
-fn parse_output(name: &str) -> Result<Output, String> {
-    let path = PathBuf::from(name);
-    let format = match path.extension().and_then(|extension| extension.to_str()) {
-        Some("json") => Format::Json,
-        Some("svg") => Format::Svg,
-        Some("png") => Format::Png,
-        _ => return Err("expected a name that ends in .json, .svg or .png".into()),
-    };
-    Ok(Output { path, format })
 }
 
 fn parse_tier(name: &str) -> Result<Tier, String> {
@@ -113,49 +93,6 @@ fn parse_tier(name: &str) -> Result<Tier, String> {
         "C" | "c" => Ok(Tier::C),
         _ => Err("expected A, B or C".into()),
     }
-}
-
-/// Who a result belongs to: the person who typed `sudo`.
-fn owner() -> Option<(u32, u32)> {
-    Identity::behind_sudo().map(|user| (user.uid, user.gid))
-}
-
-fn directory(path: &Path) -> &Path {
-    match path.parent() {
-        Some(parent) if !parent.as_os_str().is_empty() => parent,
-        _ => Path::new("."),
-    }
-}
-
-fn write(run: Run, outputs: &[Output]) -> Result<()> {
-    let results = Results {
-        schema_version: SCHEMA_VERSION,
-        host: host::read(),
-        runs: vec![run],
-        slopes: Vec::new(),
-    };
-    // What was measured first, what is drawn from it after.
-    for Output { path, .. } in outputs.iter().filter(|it| it.format == Format::Json) {
-        store::write(&results, path, owner())?;
-    }
-    for Output { path, format } in outputs {
-        if *format == Format::Json {
-            continue;
-        }
-        let Some(figure) = charts::timeline_of(&results, &results.runs[0]) else {
-            eprintln!(
-                "warning: {} is not drawn: the command ended before it was looked at twice",
-                path.display()
-            );
-            continue;
-        };
-        let bytes = match format {
-            Format::Svg => figure.svg.into_bytes(),
-            _ => figure.png()?,
-        };
-        store::write_atomically(path, &bytes, owner())?;
-    }
-    Ok(())
 }
 
 fn read_job(path: &PathBuf) -> Result<Job> {

@@ -32,8 +32,19 @@ pub struct Target {
     pub directory: Option<PathBuf>,
     /// Who it runs as; `None` keeps our user.
     pub user: Option<Identity>,
-    /// Whether stdout and stderr come to us through pipes and stdin is empty, or all are ours.
-    pub capture: bool,
+    /// Where its words go.
+    pub streams: Streams,
+}
+
+/// The standard streams of a target.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Streams {
+    /// All are ours.
+    Ours,
+    /// Ours, but what it writes to stdout goes to our stderr: stdout is for the result.
+    StdoutToStderr,
+    /// stdout and stderr come to us through pipes, and stdin is empty.
+    Captured,
 }
 
 /// Ids that a target takes on before its exec.
@@ -154,7 +165,7 @@ impl Held {
         let pipe = || pipe2(OFlag::O_CLOEXEC).map_err(io::Error::from);
         let (gate_read, gate_write) = pipe()?;
         let (error_read, error_write) = pipe()?;
-        let (output, writers) = if target.capture {
+        let (output, writers) = if target.streams == Streams::Captured {
             let ((stdout, stdout_write), (stderr, stderr_write)) = (pipe()?, pipe()?);
             (
                 Some(Output { stdout, stderr }),
@@ -171,7 +182,16 @@ impl Held {
                 let writers = writers
                     .as_ref()
                     .map(|(stdout, stderr)| (stdout.as_raw_fd(), stderr.as_raw_fd()));
-                image.execute_when_released(gate_read.as_raw_fd(), error_write.as_raw_fd(), writers)
+                let redirects = match (target.streams, writers) {
+                    (_, Some(writers)) => Redirects::Pipes(writers),
+                    (Streams::StdoutToStderr, None) => Redirects::StdoutToStderr,
+                    (_, None) => Redirects::None,
+                };
+                image.execute_when_released(
+                    gate_read.as_raw_fd(),
+                    error_write.as_raw_fd(),
+                    redirects,
+                )
             }
             ForkResult::Parent { child } => Ok(Held {
                 pid: child,
@@ -251,12 +271,7 @@ impl Image {
     }
 
     /// The child's side: waits for the gate, then becomes the target.
-    fn execute_when_released(
-        &self,
-        gate: RawFd,
-        errors: RawFd,
-        output: Option<(RawFd, RawFd)>,
-    ) -> ! {
+    fn execute_when_released(&self, gate: RawFd, errors: RawFd, redirects: Redirects) -> ! {
         let pointers = |strings: &[CString]| -> Vec<*const libc::c_char> {
             strings
                 .iter()
@@ -278,13 +293,8 @@ impl Image {
             libc::sigprocmask(libc::SIG_SETMASK, &none, std::ptr::null_mut());
             // Rust ignores SIGPIPE, and an ignored signal stays ignored over an exec.
             libc::signal(libc::SIGPIPE, libc::SIG_DFL);
-            let ready = output.is_none_or(|(stdout, stderr)| {
-                // 0 is free then, and the lowest number is what is opened.
-                libc::close(0);
-                libc::open(c"/dev/null".as_ptr(), libc::O_RDONLY) == 0
-                    && libc::dup2(stdout, 1) >= 0
-                    && libc::dup2(stderr, 2) >= 0
-            }) && self.user.as_ref().is_none_or(become_user)
+            let ready = redirects.apply()
+                && self.user.as_ref().is_none_or(become_user)
                 && self
                     .directory
                     .as_ref()
@@ -295,6 +305,37 @@ impl Image {
             let errno = *libc::__errno_location();
             let _ = libc::write(errors, (&raw const errno).cast(), 4);
             libc::_exit(127)
+        }
+    }
+}
+
+/// What becomes of the child's standard streams.
+#[derive(Clone, Copy)]
+enum Redirects {
+    None,
+    StdoutToStderr,
+    /// Write ends for stdout and stderr; stdin is empty.
+    Pipes((RawFd, RawFd)),
+}
+
+impl Redirects {
+    /// The child's side, between fork and exec. Whether it went well; `errno` says why not.
+    fn apply(self) -> bool {
+        // SAFETY: plain system calls on descriptors of the child, in which nothing else runs.
+        unsafe {
+            match self {
+                Redirects::None => true,
+                Redirects::StdoutToStderr => {
+                    libc::dup2(libc::STDERR_FILENO, libc::STDOUT_FILENO) >= 0
+                }
+                Redirects::Pipes((stdout, stderr)) => {
+                    // 0 is free then, and the lowest number is what is opened.
+                    libc::close(libc::STDIN_FILENO);
+                    libc::open(c"/dev/null".as_ptr(), libc::O_RDONLY) == libc::STDIN_FILENO
+                        && libc::dup2(stdout, libc::STDOUT_FILENO) >= 0
+                        && libc::dup2(stderr, libc::STDERR_FILENO) >= 0
+                }
+            }
         }
     }
 }

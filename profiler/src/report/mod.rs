@@ -11,6 +11,17 @@ pub use table::results_table;
 
 use std::io::IsTerminal;
 
+use crate::results::Results;
+
+/// What there is to read: the page about a run that is alone, else the table over all of them. Ends with a newline;
+/// empty when nothing ran.
+pub fn results_report(results: &Results, colour: Colour) -> String {
+    match results.runs.as_slice() {
+        [run] => run_report(run, colour),
+        _ => results_table(results, colour),
+    }
+}
+
 /// Whether text is coloured.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Colour {

@@ -77,13 +77,19 @@ pub fn ensure_writable(directory: &Path, owner: Option<Owner>) -> Result<(), Sto
         .map_err(failed_to("write to", directory))
 }
 
-/// Writes `results` to `path` as pretty JSON: see [`write_atomically`].
+/// `results` as pretty JSON.
+pub fn json(results: &Results) -> Result<Vec<u8>, serde_json::Error> {
+    let mut json = serde_json::to_vec_pretty(results)?;
+    json.push(b'\n');
+    Ok(json)
+}
+
+/// Writes `results` to `path` as [`json`]: see [`write_atomically`].
 pub fn write(results: &Results, path: &Path, owner: Option<Owner>) -> Result<(), StoreError> {
-    let mut json = serde_json::to_vec_pretty(results).map_err(|source| StoreError::Malformed {
+    let json = json(results).map_err(|source| StoreError::Malformed {
         path: path.to_owned(),
         source,
     })?;
-    json.push(b'\n');
     write_atomically(path, &json, owner)
 }
 

@@ -34,7 +34,7 @@ use crate::{
     launch::{
         group::{KILL_TIMEOUT, TargetGroup, end_abandoned},
         guardian::Guardian,
-        held::{Held, Identity, LaunchError, Target},
+        held::{Held, Identity, LaunchError, Streams, Target},
     },
     limits::{
         Raises,
@@ -63,6 +63,8 @@ pub struct Options {
     /// Whoever started us holds our stdin, a pipe: when that closes they are gone, and so is the reason to
     /// go on. It is taken for a hang-up.
     pub until_stdin_closes: bool,
+    /// The result goes to our stdout: what a command writes to its own goes to stderr.
+    pub result_to_stdout: bool,
 }
 
 /// Why there is no result.
@@ -105,7 +107,7 @@ pub fn run(job: &Job, options: &Options) -> Result<Run, SessionError> {
     raise_processes(&job.raises)?;
     // In this order nothing is left whenever we are killed: the held target ends with a pipe of ours,
     // and the guardian, which is told of it, is there before the cgroup is.
-    let held = Held::fork(&target(job))?;
+    let held = Held::fork(&target(job, options))?;
     let root = held.pid.as_raw() as u32;
     let profiler = std::process::id();
     let limits = match job.raises.sysctls.is_empty() {
@@ -248,7 +250,7 @@ fn make_group(root: u32, warnings: &mut Vec<String>) -> TargetGroup {
     })
 }
 
-fn target(job: &Job) -> Target {
+fn target(job: &Job, options: &Options) -> Target {
     Target {
         argv: job.command.iter().map(OsString::from).collect(),
         environment: job
@@ -258,7 +260,11 @@ fn target(job: &Job) -> Target {
             .collect(),
         directory: job.directory.clone(),
         user: Identity::behind_sudo(),
-        capture: job.contract.is_some(),
+        streams: match job.contract {
+            Some(_) => Streams::Captured,
+            None if options.result_to_stdout => Streams::StdoutToStderr,
+            None => Streams::Ours,
+        },
     }
 }
 

@@ -11,7 +11,7 @@ use std::{
     process::{Command, Output, Stdio},
 };
 
-use profiler::results::{Outcome, Run};
+use profiler::results::{Outcome, Results, Run};
 
 use crate::{
     fixtures::build,
@@ -61,6 +61,22 @@ fn input_output_and_exit_status_are_those_of_the_command() {
     assert_eq!(
         (run.outcome, run.reason.as_deref()),
         (Outcome::Failed, Some("exit status 7"))
+    );
+}
+
+/// `-o -`: what the command writes goes to stderr, so that stdout is the result alone.
+#[test]
+fn a_result_on_stdout_is_not_mixed_with_what_the_command_writes() {
+    let output = profiler(Path::new("-"))
+        .args(["sh", "-c", "echo said; echo complained >&2; exit 3"])
+        .output()
+        .expect("it starts");
+    assert_eq!(output.status.code(), Some(3), "{output:?}");
+    let results: Results = serde_json::from_slice(&output.stdout).expect("JSON and nothing else");
+    assert_eq!(results.runs[0].exit_status, Some(3));
+    assert!(
+        text(&output.stderr).starts_with("said\ncomplained\n"),
+        "{output:?}"
     );
 }
 
