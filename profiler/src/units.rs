@@ -36,6 +36,30 @@ pub fn human(bytes: u64) -> String {
     }
 }
 
+/// A size as people write it: `512`, `64K`, `1.5 GiB`, `200MB`. K, M, G and T are powers of 1024, with `iB` or
+/// without; with `B` alone (kB, MB, ...) they are powers of 1000. `None` for anything else.
+pub fn parse_size(text: &str) -> Option<u64> {
+    let text = text.trim();
+    let end = text
+        .find(|it: char| !it.is_ascii_digit() && it != '.')
+        .unwrap_or(text.len());
+    let number: f64 = text[..end].parse().ok()?;
+    let unit = text[end..].trim_start().to_ascii_lowercase();
+    let power = |letter: char| "kmgt".find(letter).map(|place| place as i32 + 1);
+    let mut letters = unit.chars();
+    let factor = match letters.next() {
+        None => 1.0,
+        Some('b') if unit == "b" => 1.0,
+        Some(letter) => match letters.as_str() {
+            "" | "ib" => 1024_f64.powi(power(letter)?),
+            "b" => 1000_f64.powi(power(letter)?),
+            _ => return None,
+        },
+    };
+    let bytes = (number * factor).round();
+    (bytes < u64::MAX as f64).then_some(bytes as u64)
+}
+
 /// An integer with thousands separators: `100,000`.
 pub fn thousands(value: u64) -> String {
     let digits = value.to_string();
@@ -69,6 +93,25 @@ mod tests {
         assert_eq!(human(48_444_211), "46.2 MiB");
         assert_eq!(human(2_652_155_085), "2.47 GiB");
         assert_eq!(mib(48_444_211), "46.2");
+    }
+
+    #[test]
+    fn sizes_are_read_as_people_write_them() {
+        let read = ["512", "64K", "1.5 GiB", "200MB", "3 kB", "7B", "2tib"].map(parse_size);
+        let bytes = [512, 64 << 10, 3 << 29, 200_000_000, 3000, 7, 2 << 40];
+        assert_eq!(read, bytes.map(Some));
+        for wrong in [
+            "",
+            "M",
+            "-5M",
+            "5 MiBs",
+            "1.2.3",
+            "12 parsecs",
+            "5i",
+            "1e400T",
+        ] {
+            assert_eq!(parse_size(wrong), None, "{wrong}");
+        }
     }
 
     #[test]

@@ -79,3 +79,38 @@ fn figures_are_the_ones_that_say_most() {
         Err(ExportError::TooLittle(_))
     ));
 }
+
+#[test]
+fn peaks_as_openmetrics() {
+    let mut results = short_run();
+    results.runs[0].processes[0].executable = "C:\\go \"1\"".into();
+    let expected = include_str!("expected/peak.prom");
+    assert_eq!(text(Format::OpenMetrics, &results), expected);
+    // The samples of a family stand together, whatever the number of runs.
+    let all = text(Format::OpenMetrics, &sample::results());
+    let families = all.lines().filter(|line| line.starts_with("# TYPE"));
+    assert_eq!(families.count(), 13);
+    assert!(all.contains("{program=\"tokio\",tasks=\"10000\",repeat=\"0\",class=\"heap\"} "));
+}
+
+#[test]
+fn a_page_in_markdown() {
+    let mut results = short_run();
+    let run = &mut results.runs[0];
+    let peak = run.peak.as_mut().expect("a peak");
+    peak.regions[0].backing = Some("a|b".into());
+    run.processes[0].classes_at_peak = peak.classes;
+    assert_eq!(
+        text(Format::Markdown, &results),
+        include_str!("expected/page.md")
+    );
+    let tables = text(Format::Markdown, &sample::results());
+    assert!(
+        tables.contains("| Rust tokio | 100,000 | 0.0 | 42.3 | 3.8 |"),
+        "{tables}"
+    );
+    assert!(
+        tables.contains("## What one more costs, in bytes"),
+        "{tables}"
+    );
+}

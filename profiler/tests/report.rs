@@ -95,7 +95,8 @@ kernel memory, outside RSS: 320.0 KiB (made up for tests)
   RSS and kernel           257.3 MiB
 
 processes
-  4711  257.0 MiB  6 threads  go  target/programs/go
+  tgid  stacks  heap  runtime  unclassified        RSS  threads  recognised as  executable
+  4711       -     -        -             -  257.0 MiB        6  go             target/programs/go
 
 largest regions
    resident  regions  leaf          rule         kind          backing

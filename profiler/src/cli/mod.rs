@@ -1,7 +1,9 @@
 //! The command line: one file a subcommand.
 
+mod compare;
 mod doctor;
 mod output;
+mod report;
 mod run;
 
 use clap::{Parser, Subcommand};
@@ -18,9 +20,16 @@ pub struct Arguments {
 enum Command {
     /// Run a command and break its memory at the peak into stacks, heap and runtime
     Run(run::Arguments),
+    /// Show results again, or write them in another form
+    Report(report::Arguments),
+    /// Say what changed between two results; exit status 1 when memory grew past the threshold
+    Compare(compare::Arguments),
     /// Say what this machine allows, and which eBPF object is in use
     Doctor(doctor::Arguments),
 }
+
+/// Exit status for files that are not what they should be; clap has the same for bad arguments.
+const BAD_INPUT: u8 = 2;
 
 /// What is told when something did not work.
 pub struct Failure {
@@ -44,6 +53,8 @@ impl Failure {
 pub fn execute(arguments: Arguments) -> Result<u8, Failure> {
     match arguments.command {
         Command::Run(arguments) => run::execute(arguments),
+        Command::Report(arguments) => report::execute(arguments),
+        Command::Compare(arguments) => compare::execute(&arguments),
         Command::Doctor(arguments) => doctor::execute(&arguments),
     }
 }

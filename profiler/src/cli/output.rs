@@ -53,10 +53,21 @@ impl OutputArguments {
             .iter()
             .map(|path| output(path, self.format))
             .collect::<Result<_, _>>()?;
+        if outputs.is_empty() && self.format.is_some() {
+            return Err("--format is for `-o`: expected `-o -` or `-o FILE` with it".into());
+        }
         if outputs.iter().filter(|output| output.is_stdout()).count() > 1 {
             return Err("`-o -` was given twice, but standard output takes one result".into());
         }
         Ok(outputs)
+    }
+
+    /// As [`OutputArguments::outputs`], for commands whose stdout is free: a form alone is for stdout.
+    pub fn outputs_or_stdout(&self) -> Result<Vec<Output>, String> {
+        match (self.output.as_slice(), self.format) {
+            ([], Some(format)) => Ok(vec![Output { path: None, format }]),
+            _ => self.outputs(),
+        }
     }
 }
 

@@ -9,8 +9,12 @@ use profiler::{
     limits::Raises,
     probes::tier::Tier,
     report::{self, Colour},
-    results::{Results, SCHEMA_VERSION},
+    results::{
+        Results, SCHEMA_VERSION,
+        gates::{Gate, Gated},
+    },
     session::{self, Options, SessionError, host, job::Job},
+    units::parse_size,
 };
 
 use super::{
@@ -20,6 +24,8 @@ use super::{
 
 /// Our own failures, as `env` and `timeout` have them; 126 and 127 are those of the command.
 const OWN_FAILURE: u8 = 125;
+/// The command went well, and took more memory than it may.
+const LIMIT_BROKEN: u8 = 123;
 
 #[derive(Args)]
 pub struct Arguments {
@@ -30,6 +36,15 @@ pub struct Arguments {
     /// the program as it grows; the default is the best that this kernel allows
     #[arg(long, value_name = "TIER", value_parser = parse_tier)]
     tier: Option<Tier>,
+
+    /// Fail when RSS at the peak is higher: `512MiB`, `1.5G`. The exit status is 123 then, unless the
+    /// command itself failed
+    #[arg(long, value_name = "SIZE", value_parser = parse_limit)]
+    max_rss: Option<u64>,
+
+    /// Fail, in the same way, when kernel memory at the peak is more
+    #[arg(long, value_name = "SIZE", value_parser = parse_limit)]
+    max_kernel: Option<u64>,
 
     /// Record everything that came from the kernel, for a replay without root
     #[arg(long, value_name = "FILE", hide = true)]
@@ -65,12 +80,24 @@ pub fn execute(arguments: Arguments) -> Result<u8, Failure> {
         until_stdin_closes: arguments.until_stdin_closes,
         result_to_stdout: outputs.iter().any(Output::is_stdout),
     };
-    let run = session::run(&job, &options).map_err(|error| match &error {
+    let limits = [
+        (Gated::Rss, arguments.max_rss),
+        (Gated::Kernel, arguments.max_kernel),
+    ];
+    let mut run = session::run(&job, &options).map_err(|error| match &error {
         SessionError::Launch(launch) => Failure::new(launch.exit_status() as u8, launch),
         SessionError::Interrupted(signal) => Failure::new(128 + *signal as u8, &error),
         _ => Failure::new(OWN_FAILURE, &error),
     })?;
-    let exit_status = run.exit_status.unwrap_or(0) as u8;
+    let limits = limits.into_iter();
+    run.gates = limits
+        .filter_map(|(on, limit)| Some(Gate::judge(on, limit?, &run)))
+        .collect();
+    let broken: Vec<String> = run.gates.iter().filter_map(Gate::broken).collect();
+    let exit_status = match run.exit_status.unwrap_or(0) as u8 {
+        0 if !broken.is_empty() => LIMIT_BROKEN,
+        of_command => of_command,
+    };
     if job.contract.is_none() {
         eprint!("{}", report::run_report(&run, Colour::for_stderr()));
     }
@@ -83,7 +110,14 @@ pub fn execute(arguments: Arguments) -> Result<u8, Failure> {
         };
         output::write(&results, &outputs).map_err(own)?;
     }
+    for sentence in broken {
+        eprintln!("profiler: {sentence}");
+    }
     Ok(exit_status)
+}
+
+fn parse_limit(text: &str) -> Result<u64, String> {
+    parse_size(text).ok_or_else(|| "expected a size such as 512MiB, 1.5G or 800000".into())
 }
 
 fn parse_tier(name: &str) -> Result<Tier, String> {

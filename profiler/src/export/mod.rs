@@ -2,6 +2,7 @@
 //! whatever was measured once can be written again in any of them.
 
 mod csv;
+mod openmetrics;
 
 use std::path::Path;
 
@@ -22,6 +23,10 @@ pub enum Format {
     Csv,
     /// What the terminal shows.
     Text,
+    /// The same as Markdown, for an issue or a job's summary.
+    Markdown,
+    /// Peaks as gauges, in the text format of OpenMetrics.
+    OpenMetrics,
     /// The figure that says most, see [`charts::headline`], as SVG.
     Svg,
     /// The same as PNG.
@@ -45,10 +50,12 @@ pub enum ExportError {
 impl Format {
     /// How files of each form end, which is also what the form is called by on the command line. Of names that
     /// end in another one, the longer stands first.
-    pub const ENDINGS: [(&str, Format); 5] = [
+    pub const ENDINGS: [(&str, Format); 7] = [
         ("json", Format::Json),
         ("csv", Format::Csv),
         ("txt", Format::Text),
+        ("md", Format::Markdown),
+        ("prom", Format::OpenMetrics),
         ("svg", Format::Svg),
         ("png", Format::Png),
     ];
@@ -86,6 +93,8 @@ impl Format {
             Format::Json => Ok(store::json(results)?),
             Format::Csv => Ok(csv::timelines(results).into_bytes()),
             Format::Text => Ok(report::results_report(results, Colour::Off).into_bytes()),
+            Format::Markdown => Ok(report::markdown(results).into_bytes()),
+            Format::OpenMetrics => Ok(openmetrics::text(results).into_bytes()),
             Format::Svg => Ok(headline(results)?.svg.into_bytes()),
             Format::Png => Ok(headline(results)?.png()?),
         }

@@ -1,4 +1,6 @@
-//! Rows of text under each other in aligned columns.
+//! Rows of text under each other in aligned columns, for terminals and as Markdown.
+
+use super::Colour;
 
 /// Where a column's text stands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -7,6 +9,42 @@ pub enum Flush {
     Left,
     /// Figures.
     Right,
+}
+
+/// Rows under their headings. A last column without a heading is empty and left out.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Table<const N: usize> {
+    pub headings: [&'static str; N],
+    pub flush: [Flush; N],
+    pub rows: Vec<[String; N]>,
+}
+
+impl<const N: usize> Table<N> {
+    /// The heading first, in bold, then a line a row, all aligned.
+    pub fn lines(&self, colour: Colour) -> Vec<String> {
+        let mut rows = vec![self.headings.map(str::to_owned)];
+        rows.extend(self.rows.iter().cloned());
+        let mut lines = align(&rows, self.flush);
+        lines[0] = colour.bold(&lines[0]);
+        lines
+    }
+
+    /// As GitHub has tables. Ends with a newline.
+    pub fn markdown(&self) -> String {
+        let columns = self.headings.iter().take_while(|it| !it.is_empty()).count();
+        let line = |cells: [String; N]| format!("| {} |\n", cells[..columns].join(" | "));
+        let rules = self.flush.map(|flush| match flush {
+            Flush::Left => "---".to_owned(),
+            Flush::Right => "---:".to_owned(),
+        });
+        let mut text = line(self.headings.map(str::to_owned)) + &line(rules);
+        for row in &self.rows {
+            // A separator or a line break in a cell would end it.
+            let cell = |cell: &String| cell.replace('|', "\\|").replace('\n', " ");
+            text += &line(std::array::from_fn(|column| cell(&row[column])));
+        }
+        text
+    }
 }
 
 /// One line a row, each column as wide as its widest text, two spaces between columns, none at the end.

@@ -1,11 +1,19 @@
 //! Results as text for a terminal: a table over many runs, or a page about one. Values in, text out.
 
+mod call_stacks;
 mod columns;
+mod compare;
 mod launch;
+mod markdown;
+mod processes;
+mod regions;
 mod run;
 mod slopes;
 mod table;
+mod trust;
 
+pub use compare::comparison_report;
+pub use markdown::markdown;
 pub use run::run_report;
 pub use table::results_table;
 
@@ -60,6 +68,11 @@ impl Colour {
     /// `text` in red: something went wrong.
     fn red(self, text: &str) -> String {
         self.escape("31", text)
+    }
+
+    /// `text` in green: something got better.
+    fn green(self, text: &str) -> String {
+        self.escape("32", text)
     }
 
     fn escape(self, code: &str, text: &str) -> String {

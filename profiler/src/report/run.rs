@@ -4,14 +4,16 @@ use std::fmt::Write;
 
 use crate::classify::Class;
 use crate::results::summary::{kernel_bytes, total_bytes};
-use crate::results::{EventCounts, GroupCheck, Kernel, Outcome, Peak, ProbeState, Run};
+use crate::results::{GroupCheck, Kernel, Outcome, Peak, Run};
 use crate::units::{human, thousands};
 
-use super::Colour;
-use super::columns::{Flush, align};
+use super::{
+    Colour,
+    processes::processes_table,
+    regions::{self, regions_table},
+    trust::trust,
+};
 
-/// Regions shown; the JSON has all.
-const TOP_REGIONS: usize = 12;
 /// Kinds of slab objects shown.
 const SLAB_KINDS: usize = 8;
 
@@ -60,7 +62,10 @@ fn write_report(out: &mut String, run: &Run, colour: Colour) -> std::fmt::Result
         None => {}
     }
     if run.outcome != Outcome::Unavailable {
-        write_trust(out, run)?;
+        writeln!(out)?;
+        trust(run)
+            .iter()
+            .try_for_each(|line| writeln!(out, "{line}"))?;
     }
     for warning in &run.warnings {
         writeln!(out, "{}", colour.red(&format!("warning: {warning}")))?;
@@ -106,59 +111,10 @@ fn write_peak(out: &mut String, run: &Run, peak: &Peak, colour: Colour) -> std::
     write_kernel(out, peak, colour)?;
 
     writeln!(out, "\n{}", colour.bold("processes"))?;
-    let rows: Vec<[String; 5]> = run
-        .processes
-        .iter()
-        .map(|process| {
-            [
-                process.tgid.to_string(),
-                human(process.rss_bytes_at_peak),
-                format!("{} threads", thousands(process.threads_peak)),
-                process.runtime.clone(),
-                process.executable.clone(),
-            ]
-        })
-        .collect();
-    write_rows(
-        out,
-        &align(
-            &rows,
-            [
-                Flush::Right,
-                Flush::Right,
-                Flush::Right,
-                Flush::Left,
-                Flush::Left,
-            ],
-        ),
-    )?;
-
+    write_rows(out, &processes_table(run).lines(Colour::Off))?;
     writeln!(out, "\n{}", colour.bold("largest regions"))?;
-    let mut rows =
-        vec![["resident", "regions", "leaf", "rule", "kind", "backing"].map(str::to_owned)];
-    rows.extend(peak.regions.iter().take(TOP_REGIONS).map(|region| {
-        [
-            human(region.resident_bytes),
-            thousands(region.count),
-            identifier(&region.leaf),
-            region.rule.clone(),
-            region.kind.clone(),
-            region
-                .backing
-                .clone()
-                .unwrap_or_else(|| "anonymous".to_owned()),
-        ]
-    }));
-    let flush = [
-        Flush::Right,
-        Flush::Right,
-        Flush::Left,
-        Flush::Left,
-        Flush::Left,
-        Flush::Left,
-    ];
-    write_rows(out, &align(&rows, flush))?;
-    if let Some(more @ 1..) = peak.regions.len().checked_sub(TOP_REGIONS) {
+    write_rows(out, &regions_table(run, peak).lines(Colour::Off))?;
+    if let Some(more @ 1..) = peak.regions.len().checked_sub(regions::SHOWN) {
         writeln!(out, "  and {} more in the JSON", thousands(more as u64))?;
     }
     Ok(())
@@ -242,80 +198,8 @@ fn write_check(out: &mut String, check: &GroupCheck) -> std::fmt::Result {
     )
 }
 
-/// How far the figures can be trusted.
-fn write_trust(out: &mut String, run: &Run) -> std::fmt::Result {
-    writeln!(out)?;
-    if let Some(peak) = &run.peak {
-        if peak.tier != "C" && peak.error_bound_bytes == 0 {
-            writeln!(
-                out,
-                "tier {}: the exact peak, {:.3} s after exec",
-                peak.tier, peak.at_seconds
-            )?;
-        } else {
-            writeln!(
-                out,
-                "tier {}: the true peak is at most {} higher",
-                peak.tier,
-                human(peak.error_bound_bytes)
-            )?;
-        }
-    }
-    for refused in &run.refused_tiers {
-        writeln!(out, "not tier {}: {}", refused.tier, refused.reason)?;
-    }
-    let EventCounts {
-        seen,
-        dropped,
-        scans,
-        disagreeing_scans,
-        disagreeing_bytes,
-    } = run.events;
-    writeln!(
-        out,
-        "events: {} seen, {} dropped; {} scans",
-        thousands(seen),
-        thousands(dropped),
-        thousands(scans)
-    )?;
-    if disagreeing_scans > 0 {
-        writeln!(
-            out,
-            "the region map and /proc/PID/maps disagreed at {} scans, on {}",
-            thousands(disagreeing_scans),
-            human(disagreeing_bytes)
-        )?;
-    }
-    if let Some(cost) = &run.own_cost {
-        let maps: u64 = cost.maps.iter().map(|map| map.bytes).sum();
-        writeln!(
-            out,
-            "the profiler took {:.1} s of CPU, {} of RSS and {} of maps in the kernel; before, {:.1} s and {} to \
-             load its probes",
-            cost.cpu_seconds,
-            human(cost.peak_rss_bytes),
-            human(maps),
-            cost.start_cpu_seconds,
-            human(cost.start_peak_rss_bytes)
-        )?;
-    }
-    for probe in run
-        .probes
-        .iter()
-        .filter(|probe| probe.state == ProbeState::Off)
-    {
-        writeln!(
-            out,
-            "probe off: {} ({})",
-            probe.name,
-            probe.reason.as_deref().unwrap_or("no reason was recorded")
-        )?;
-    }
-    Ok(())
-}
-
 /// `part` of `whole` in per cent.
-fn share(part: u64, whole: u64) -> String {
+pub fn share(part: u64, whole: u64) -> String {
     if whole == 0 {
         String::new()
     } else {
@@ -324,7 +208,7 @@ fn share(part: u64, whole: u64) -> String {
 }
 
 /// The name that a leaf has in the JSON, so that report and document can be read side by side.
-fn identifier(leaf: &impl serde::Serialize) -> String {
+pub fn identifier(leaf: &impl serde::Serialize) -> String {
     serde_json::to_value(leaf)
         .ok()
         .and_then(|value| value.as_str().map(str::to_owned))

@@ -5,7 +5,7 @@ use crate::results::summary::{Cell, programs};
 use crate::units::{MIB, thousands};
 
 use super::Colour;
-use super::columns::{Flush, align};
+use super::columns::{Flush, Table};
 
 const HEADINGS: [&str; 12] = [
     "program",
@@ -29,30 +29,32 @@ const FLUSH: [Flush; 12] = {
     flush
 };
 
+/// A row a program that has slopes; `None` where none has.
+pub fn slopes_rows(cells: &[Cell], slopes: &[Slope]) -> Option<Table<12>> {
+    let rows: Vec<[String; 12]> = programs(cells)
+        .iter()
+        .filter_map(|program| {
+            let run = cells.iter().find(|cell| cell.program() == *program)?.run();
+            row(&run.label, |class| find(slopes, program, class))
+        })
+        .collect();
+    (!rows.is_empty()).then_some(Table {
+        headings: HEADINGS,
+        flush: FLUSH,
+        rows,
+    })
+}
+
 /// The table of `slopes`, which are those of `cells`; empty when there are none.
 pub fn slopes_table(cells: &[Cell], slopes: &[Slope], colour: Colour) -> String {
-    let shown: Vec<&str> = programs(cells)
-        .into_iter()
-        .filter(|program| find(slopes, program, Quantity::Rss).is_some())
-        .collect();
-    if shown.is_empty() {
+    let Some(rows) = slopes_rows(cells, slopes) else {
         return String::new();
-    }
-    let mut rows = vec![HEADINGS.map(str::to_owned)];
-    rows.extend(shown.iter().filter_map(|program| {
-        let run = cells.iter().find(|cell| cell.program() == *program)?.run();
-        row(&run.label, |class| find(slopes, program, class))
-    }));
-    let lines = align(&rows, FLUSH);
-    let mut table = colour.bold(&lines[0]) + "\n";
-    for line in &lines[1..] {
-        table += line;
-        table.push('\n');
-    }
+    };
+    let mut table = rows.lines(colour).join("\n") + "\n";
     table += "\nbytes per task: median of the slopes between all pairs of runs (Theil-Sen), with its 95 % interval;\n";
     table += "base in MiB of RSS; furthest off: of RSS from that line, in percent and MiB of what was measured\n";
     let without = |program: &&str| whole(slopes, program).is_some_and(|slope| slope.ci95.is_none());
-    if shown.iter().any(without) {
+    if programs(cells).iter().any(without) {
         table += "no interval: too few runs; it takes one run at each of five N, two at three (--repeat 2) or four at two\n";
     }
     table

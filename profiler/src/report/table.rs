@@ -7,7 +7,7 @@ use crate::results::{Outcome, Results};
 use crate::units::{MIB, thousands};
 
 use super::Colour;
-use super::columns::{Flush, align};
+use super::columns::{Flush, Table};
 use super::launch::launch_table;
 use super::slopes::{signed, slopes_table};
 
@@ -52,11 +52,18 @@ pub fn results_table(results: &Results, colour: Colour) -> String {
     tables.join("\n")
 }
 
+/// A row a cell.
+pub fn peaks_rows(cells: &[Cell]) -> Table<11> {
+    Table {
+        headings: HEADINGS,
+        flush: FLUSH,
+        rows: cells.iter().map(|cell| row(cell, cells)).collect(),
+    }
+}
+
 fn peaks_table(cells: &[Cell], colour: Colour) -> String {
-    let mut rows = vec![HEADINGS.map(str::to_owned)];
-    rows.extend(cells.iter().map(|cell| row(cell, cells)));
-    let lines = align(&rows, FLUSH);
-    let mut table = colour.bold(&lines[0]) + "\n";
+    let lines = peaks_rows(cells).lines(colour);
+    let mut table = lines[0].clone() + "\n";
     for (cell, line) in cells.iter().zip(&lines[1..]) {
         table += &if cell.failures() > 0 {
             colour.red(line)

@@ -6,7 +6,10 @@
 
 pub mod accuracy;
 pub mod call_stacks;
+pub mod compare;
+pub mod gates;
 pub mod launch;
+pub mod merge;
 pub mod slopes;
 pub mod store;
 pub mod summary;
@@ -155,6 +158,9 @@ pub struct Run {
     /// What measuring took.
     #[serde(default)]
     pub own_cost: Option<OwnCost>,
+    /// Limits that it was to keep.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub gates: Vec<gates::Gate>,
     /// Call stacks that made the memory at the peak; [`Region::call_stack`] and
     /// [`call_stacks::MadeBytes::call_stack`] are indices into this.
     #[serde(default)]

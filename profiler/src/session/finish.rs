@@ -140,6 +140,7 @@ pub fn unmeasured(job: &Job, started: SystemTime, outcome: Outcome, reason: Opti
         refused_tiers: Vec::new(),
         adapters: Vec::new(),
         own_cost: None,
+        gates: Vec::new(),
         call_stacks: Vec::new(),
         call_stack_counts: None,
         books: None,

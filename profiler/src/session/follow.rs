@@ -11,13 +11,12 @@ use std::{
 
 use anyhow::{Context, Result};
 use nix::sys::{
-    signal::{SigSet, Signal as SignalNumber},
+    signal::Signal,
     wait::{WaitStatus, waitpid},
 };
 use tokio::{
     io::{AsyncBufReadExt, BufReader, Lines, unix::AsyncFd},
     net::unix::pipe,
-    signal::unix::{Signal, SignalKind, signal},
     time::{Interval, MissedTickBehavior, interval},
 };
 
@@ -33,6 +32,7 @@ use super::{
     own_cost,
     phase_counters::PhaseCounters,
     record,
+    signals::{self, Deed, Received, Signals},
     timeline::{self, Due, Timeline},
 };
 use crate::{
@@ -147,7 +147,7 @@ enum Next {
     StdoutEnd,
     StderrEnd,
     Exit,
-    Signal(i32),
+    Signal(Received),
 }
 
 impl<'a> Following<'a> {
@@ -223,8 +223,8 @@ impl<'a> Following<'a> {
         if self.probes.ledger.is_some() {
             self.at_peak = Some(AtPeak::new(pid.as_raw() as u32));
         }
-        let mut waiting = Waiting::new(&self.probes, running, until_stdin_closes)?;
-        let _ = handled_signals().thread_unblock();
+        let signals = Signals::open(self.ours_to_end).context("cannot wait for signals")?;
+        let mut waiting = Waiting::new(&self.probes, running, signals, until_stdin_closes)?;
         let exit_ns = loop {
             match waiting.next().await? {
                 Next::Ring => self.drain()?,
@@ -249,7 +249,7 @@ impl<'a> Following<'a> {
                 }
                 Next::StdoutEnd | Next::StderrEnd => {}
                 Next::Exit => break monotonic_ns(),
-                Next::Signal(number) => self.signalled(number, pid)?,
+                Next::Signal(received) => self.signalled(received, pid)?,
             }
         };
         let status = waitpid(pid, None).context("cannot wait for the target")?;
@@ -264,14 +264,13 @@ impl<'a> Following<'a> {
     }
 
     /// A program of ours is ended; a command is told what it has not been told by its terminal.
-    fn signalled(&self, number: i32, pid: nix::unistd::Pid) -> Result<(), SessionError> {
-        if self.ours_to_end {
-            return Err(SessionError::Interrupted(number));
-        }
-        // The terminal sends Ctrl-C to the whole foreground group, the target included.
-        if number != libc::SIGINT {
-            let signal = SignalNumber::try_from(number).ok();
-            let _ = nix::sys::signal::kill(pid, signal);
+    fn signalled(&self, received: Received, pid: nix::unistd::Pid) -> Result<(), SessionError> {
+        match signals::deed(received, self.ours_to_end) {
+            Deed::End => return Err(SessionError::Interrupted(received.number)),
+            // One that has just ended cannot be told any more.
+            Deed::PassOn(signal) => drop(nix::sys::signal::kill(pid, signal)),
+            Deed::LookAtChild => signals::stop_with(pid),
+            Deed::Nothing => {}
         }
         Ok(())
     }
@@ -399,7 +398,7 @@ impl<'a> Following<'a> {
         if let Some(root) = analysis.tree.processes().next() {
             let pid = nix::unistd::Pid::from_raw(root.tgid.cast_signed());
             // One that has ended has no books.
-            let _ = nix::sys::signal::kill(pid, SignalNumber::SIGUSR2);
+            let _ = nix::sys::signal::kill(pid, Signal::SIGUSR2);
         }
     }
 
@@ -679,24 +678,6 @@ impl MapsPolicy {
     }
 }
 
-/// What [`Waiting`] waits for.
-fn handled_signals() -> SigSet {
-    [
-        SignalNumber::SIGINT,
-        SignalNumber::SIGTERM,
-        SignalNumber::SIGHUP,
-    ]
-    .into_iter()
-    .collect()
-}
-
-/// Keeps signals back until [`Following::until_end`] takes them: their default would end us and leave
-/// the target to the guardian.
-pub(super) fn hold_signals() {
-    // Cannot fail: the set is valid.
-    let _ = handled_signals().thread_block();
-}
-
 /// Everything that can happen, as one future.
 struct Waiting {
     ring: AsyncFd<OwnedFd>,
@@ -704,15 +685,18 @@ struct Waiting {
     exit: AsyncFd<OwnedFd>,
     stdout: Option<Lines<BufReader<pipe::Receiver>>>,
     stderr: Option<Lines<BufReader<pipe::Receiver>>>,
-    interrupt: Signal,
-    terminate: Signal,
-    hangup: Signal,
+    signals: Signals,
     /// Held open by whoever started us.
     lifeline: Option<Lines<BufReader<pipe::Receiver>>>,
 }
 
 impl Waiting {
-    fn new(probes: &Probes, running: Running, until_stdin_closes: bool) -> Result<Waiting> {
+    fn new(
+        probes: &Probes,
+        running: Running,
+        signals: Signals,
+        until_stdin_closes: bool,
+    ) -> Result<Waiting> {
         let mut ticker = interval(POLL);
         ticker.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let (stdout, stderr) = match running.output {
@@ -728,9 +712,7 @@ impl Waiting {
             exit: watch(pidfd(running.pid.as_raw())?)?,
             stdout,
             stderr,
-            interrupt: signal(SignalKind::interrupt())?,
-            terminate: signal(SignalKind::terminate())?,
-            hangup: signal(SignalKind::hangup())?,
+            signals,
             lifeline: match until_stdin_closes {
                 true => Some(lines(io::stdin().as_fd().try_clone_to_owned()?)?),
                 false => None,
@@ -751,10 +733,8 @@ impl Waiting {
                 ready?.retain_ready();
                 Next::Exit
             }
-            _ = self.interrupt.recv() => Next::Signal(libc::SIGINT),
-            _ = self.terminate.recv() => Next::Signal(libc::SIGTERM),
-            _ = self.hangup.recv() => Next::Signal(libc::SIGHUP),
-            _ = end_of(&mut self.lifeline) => Next::Signal(libc::SIGHUP),
+            received = self.signals.next() => Next::Signal(received?),
+            _ = end_of(&mut self.lifeline) => Next::Signal(Received::HANG_UP),
         })
     }
 

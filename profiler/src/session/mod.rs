@@ -15,6 +15,7 @@ pub mod outcome;
 mod own_cost;
 mod phase_counters;
 pub mod replay;
+mod signals;
 mod timeline;
 
 use std::{
@@ -194,7 +195,7 @@ fn attach_and_follow(
     probes.follow(root)?;
     let counters = TreeCounters::open(held.pid.as_raw(), group.directory());
     // Once the target runs, a signal waits until the event loop is there to act on it.
-    follow::hold_signals();
+    signals::hold(job.contract.is_some());
     let start = own_cost::start();
     let running = held.release()?;
 

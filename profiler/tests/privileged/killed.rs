@@ -138,18 +138,6 @@ fn killed_while_the_program_is_stopped_by_signals() {
     remains.assert_none_soon(&[target]);
 }
 
-/// A terminal sends Ctrl-C to the program too, so the profiler only waits for what it makes of it.
-#[test]
-fn an_interrupt_is_left_to_the_program() {
-    let (profiling, remains) = start("malloc_large");
-    send(&profiling.profiler, Signal::SIGINT);
-    let pid = profiling.told["pid"].0 as u32;
-    // It finds everything, as ever.
-    let run = profiling.finish(&[pid]);
-    assert_eq!(run.run.exit_status, Some(0));
-    remains.assert_none_now();
-}
-
 #[test]
 fn a_request_to_end_is_passed_on() {
     let (mut profiling, remains) = start("malloc_large");

@@ -16,4 +16,5 @@ mod processes;
 mod profiled;
 mod raised;
 mod remains;
+mod signals;
 mod threads;

@@ -350,6 +350,7 @@ impl Sample {
             refused_tiers: Vec::new(),
             adapters: Vec::new(),
             own_cost: None,
+            gates: Vec::new(),
             books: None,
         }
     }

@@ -1,0 +1,74 @@
+//! How far the figures of a run can be trusted, a line a fact.
+
+use crate::{
+    results::{EventCounts, ProbeState, Run},
+    units::{human, thousands},
+};
+
+/// The tier and its error bound, better tiers that were refused, what was lost, what measuring took, and
+/// which probes are off.
+pub fn trust(run: &Run) -> Vec<String> {
+    let mut lines: Vec<String> = tier(run).into_iter().collect();
+    lines.extend(
+        run.refused_tiers
+            .iter()
+            .map(|refused| format!("not tier {}: {}", refused.tier, refused.reason)),
+    );
+    lines.extend(events(&run.events));
+    lines.extend(own_cost(run));
+    lines.extend(
+        run.probes
+            .iter()
+            .filter(|probe| probe.state == ProbeState::Off)
+            .map(|probe| {
+                let reason = probe.reason.as_deref().unwrap_or("no reason was recorded");
+                format!("probe off: {} ({reason})", probe.name)
+            }),
+    );
+    lines
+}
+
+fn tier(run: &Run) -> Option<String> {
+    let peak = run.peak.as_ref()?;
+    Some(match (peak.tier.as_str(), peak.error_bound_bytes) {
+        ("A" | "B", 0) => format!(
+            "tier {}: the exact peak, {:.3} s after exec",
+            peak.tier, peak.at_seconds
+        ),
+        (tier, bound) => format!(
+            "tier {tier}: the true peak is at most {} higher",
+            human(bound)
+        ),
+    })
+}
+
+fn events(counts: &EventCounts) -> Vec<String> {
+    let mut lines = vec![format!(
+        "events: {} seen, {} dropped; {} scans",
+        thousands(counts.seen),
+        thousands(counts.dropped),
+        thousands(counts.scans)
+    )];
+    if counts.disagreeing_scans > 0 {
+        lines.push(format!(
+            "the region map and /proc/PID/maps disagreed at {} scans, on {}",
+            thousands(counts.disagreeing_scans),
+            human(counts.disagreeing_bytes)
+        ));
+    }
+    lines
+}
+
+fn own_cost(run: &Run) -> Option<String> {
+    let cost = run.own_cost.as_ref()?;
+    let maps: u64 = cost.maps.iter().map(|map| map.bytes).sum();
+    Some(format!(
+        "the profiler took {:.1} s of CPU, {} of RSS and {} of maps in the kernel; before, {:.1} s and {} to \
+         load its probes",
+        cost.cpu_seconds,
+        human(cost.peak_rss_bytes),
+        human(maps),
+        cost.start_cpu_seconds,
+        human(cost.start_peak_rss_bytes)
+    ))
+}
