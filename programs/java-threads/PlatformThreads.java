@@ -2,6 +2,7 @@ import java.lang.ref.Reference;
 import java.util.ArrayList;
 import java.util.Arrays;
 import java.util.List;
+import java.util.concurrent.CountDownLatch;
 import java.util.concurrent.atomic.AtomicInteger;
 
 /** N platform threads that each sleep SECONDS. */
@@ -13,6 +14,7 @@ public class PlatformThreads {
 
     static final AtomicInteger live = new AtomicInteger();
     static final AtomicInteger livePeak = new AtomicInteger();
+    static final CountDownLatch allAlive = new CountDownLatch(1);
 
     public static void main(String[] args) throws InterruptedException {
         if (args.length != 2) {
@@ -46,6 +48,7 @@ public class PlatformThreads {
         if (now == tasks) {
             System.out.println("alive=" + now);
             System.out.flush();
+            allAlive.countDown();
         }
         if (DEPTH == 0 && PAYLOAD == 0) {
             await(tasks, millis);
@@ -55,12 +58,17 @@ public class PlatformThreads {
         live.decrementAndGet();
     }
 
-    /** The first to be started go on waiting until the last has come. */
+    /**
+     * The first to be started wait for the last, and then sleep once more, so that all are asleep at once. They do not
+     * sleep until then over and over: 100,000 threads that wake every few seconds leave none of the CPU for launching.
+     */
     static void await(int tasks, long millis) {
         try {
-            do {
+            Thread.sleep(millis);
+            if (livePeak.get() < tasks) {
+                allAlive.await();
                 Thread.sleep(millis);
-            } while (livePeak.get() < tasks);
+            }
         } catch (InterruptedException interrupted) {
             System.err.println("a sleeping thread was interrupted");
             Runtime.getRuntime().halt(1);
