@@ -189,7 +189,7 @@ impl Words for Memory<'_> {
 #[cfg(test)]
 pub mod fake {
     use super::*;
-    use std::collections::BTreeMap;
+    use std::{collections::BTreeMap, ops::Range};
 
     /// Pages by address, all zero until written.
     #[derive(Debug, Default)]
@@ -200,10 +200,10 @@ pub mod fake {
     impl Fake {
         /// Writes bytes; the pages that they touch are resident from then on.
         pub fn write(&mut self, address: u64, bytes: &[u8]) {
-            for (index, &byte) in bytes.iter().enumerate() {
-                let at = address + index as u64;
+            for (at, part) in by_page(address, bytes.len()) {
                 let page = self.pages.entry(at & !(PAGE - 1));
-                page.or_insert_with(|| vec![0; PAGE as usize])[(at % PAGE) as usize] = byte;
+                let page = page.or_insert_with(|| vec![0; PAGE as usize]);
+                page[(at % PAGE) as usize..][..part.len()].copy_from_slice(&bytes[part]);
             }
         }
 
@@ -236,13 +236,26 @@ pub mod fake {
 
     impl Source for Fake {
         fn read(&self, address: u64, into: &mut [u8]) -> io::Result<()> {
-            for (index, byte) in into.iter_mut().enumerate() {
-                let at = address + index as u64;
+            for (at, part) in by_page(address, into.len()) {
                 let page = self.pages.get(&(at & !(PAGE - 1)));
-                *byte = page.expect("only resident pages are read")[(at % PAGE) as usize];
+                let page = page.expect("only resident pages are read");
+                let length = part.len();
+                into[part].copy_from_slice(&page[(at % PAGE) as usize..][..length]);
             }
             Ok(())
         }
+    }
+
+    /// Cuts `length` bytes from `address` on where pages end: the address of each part, and its place among the bytes.
+    fn by_page(address: u64, length: usize) -> impl Iterator<Item = (u64, Range<usize>)> {
+        let mut done = 0;
+        std::iter::from_fn(move || {
+            let at = address + done as u64;
+            let end = length.min(done + (PAGE - at % PAGE) as usize);
+            let part = done..end;
+            done = end;
+            (!part.is_empty()).then_some((at, part))
+        })
     }
 }
 
