@@ -182,6 +182,7 @@ fn compare(program: &Program, tasks: u64, run: Result<&Run, &str>) -> Vec<Compar
             limit_percent: wanted.limit_percent,
             limit_bytes: wanted.limit_bytes,
             adapters_seconds: books.as_ref().ok().map(|books| books.seconds),
+            adapters_cpu_seconds: books.as_ref().ok().map(|books| books.cpu_seconds),
             reason: figures.err(),
         }
     });
@@ -198,6 +199,7 @@ struct Books {
     /// Why the run did not complete.
     failure: Option<String>,
     seconds: f64,
+    cpu_seconds: f64,
 }
 
 impl Books {
@@ -217,6 +219,7 @@ impl Books {
                 .collect(),
             failure: run.reason.clone(),
             seconds: adapters().map(|adapter| adapter.took_seconds).sum(),
+            cpu_seconds: adapters().map(|adapter| adapter.cpu_seconds).sum(),
         }
     }
 
@@ -241,13 +244,15 @@ fn sum(books: &BTreeMap<String, u64>, names: &[String]) -> Result<u64, String> {
 
 fn table(rows: &[Comparison]) -> String {
     let mut text = format!(
-        "{:<22} {:>9}  {:<38} {:>10} {:>10} {:>9} {:>16} {:>9}\n",
-        "program", "tasks", "figure", "ours", "theirs", "apart", "limit", "adapters"
+        "{:<22} {:>9}  {:<38} {:>10} {:>10} {:>9} {:>16} {:>9} {:>9}\n",
+        "program", "tasks", "figure", "ours", "theirs", "apart", "limit", "adapters", "their CPU"
     );
     for row in rows {
+        let milliseconds =
+            |time: Option<f64>| time.map_or("-".into(), |time| format!("{:.0} ms", time * 1e3));
         let figure = |figure: Option<u64>| figure.map_or("-".into(), |figure| row.shown(figure));
         text += &format!(
-            "{:<22} {:>9}  {:<38} {:>10} {:>10} {:>9} {:>16} {:>9} {}\n",
+            "{:<22} {:>9}  {:<38} {:>10} {:>10} {:>9} {:>16} {:>9} {:>9} {}\n",
             row.label,
             thousands(row.tasks),
             row.what,
@@ -256,8 +261,8 @@ fn table(rows: &[Comparison]) -> String {
             row.difference_percent()
                 .map_or("-".into(), |percent| format!("{percent:+.3} %")),
             row.limit(),
-            row.adapters_seconds
-                .map_or("-".into(), |seconds| format!("{:.0} ms", seconds * 1e3)),
+            milliseconds(row.adapters_seconds),
+            milliseconds(row.adapters_cpu_seconds),
             match (&row.reason, row.holds()) {
                 (Some(reason), _) => reason,
                 (None, true) => "",
@@ -288,6 +293,7 @@ mod tests {
             refusals: BTreeMap::from([("go".into(), "stripped".into())]),
             failure: Some("exit status 1".into()),
             seconds: 0.0,
+            cpu_seconds: 0.0,
         };
         assert_eq!(books.missing("go.stacks"), "go gave up: stripped");
         assert_eq!(books.missing("glibc.in_use"), "exit status 1");

@@ -22,13 +22,17 @@ mod carriers;
 mod machine;
 mod processes;
 
-use super::{Books, Refusal, Target, memory::Memory};
+use super::{
+    Books, Refusal, Target,
+    memory::{Memory, Shared},
+    workers,
+};
 use crate::classify::{
     Leaf, compose::ClassifiedRegion, division::DivisionBuilder, runtime::Runtime,
 };
 use carriers::{Block, Carrier, Holder, Instance};
 use machine::Machine;
-use processes::{Processes, Span, Table};
+use processes::{Processes, Span};
 use std::ops::Range;
 
 /// The rules whose regions hold carriers. Those inside the program break and arenas are glibc's.
@@ -75,38 +79,81 @@ fn divide_machine(
 ) -> Result<Books, Refusal> {
     let instances = carriers::instances(memory, machine)?;
     let carriers = carriers::carriers(memory, &instances)?;
-    let mut table = processes::table(memory, machine)?;
-    let mut work = Division {
-        memory,
-        regions,
-        processes: Processes::default(),
-        spans: Vec::new(),
-        matched: 0,
-        into,
-    };
+    let table = processes::table(memory, machine)?;
     // First those with the processes, which tell where in the others their heaps are.
-    let (processes, others): (Vec<&Carrier>, Vec<&Carrier>) = carriers
+    let (with_processes, others): (Vec<&Carrier>, Vec<&Carrier>) = carriers
         .iter()
         .partition(|carrier| instances[carrier.instance].number == FIX);
-    for carrier in processes {
-        work.carrier(carrier)?;
-        work.processes_in(carrier, &mut table)?;
+    let shares = shares(&table, |process| *process, &with_processes).map_err(|process| {
+        Refusal(format!(
+            "the process at {process:#x} is in no carrier of fix_alloc"
+        ))
+    })?;
+    let work = Work {
+        memory: memory.shared(),
+        regions,
+    };
+    let mut processes = Processes::default();
+    for (found, its) in work.on_all(&shares, |found, memory, (carrier, share)| {
+        let mut its = Processes::default();
+        found.carrier(memory, carrier, &[])?;
+        for process in *share {
+            its.add(memory, *process)?;
+        }
+        Ok(its)
+    })? {
+        into.append_builder(found);
+        processes.append(its);
     }
-    table.must_be_empty()?;
-    work.spans = work.processes.take_spans()?;
-    for carrier in others {
-        work.carrier(carrier)?;
-    }
-    if let Some(span) = work.spans.get(work.matched) {
-        return Err(Refusal(format!(
-            "the heap of a process at {:#x} is in no carrier",
-            span.heap
-        )));
+    let spans = processes.take_spans()?;
+    let heaps: Vec<&Carrier> = others
+        .iter()
+        .copied()
+        .filter(|it| it.holds_heaps())
+        .collect();
+    let mut shares = self::shares(&spans, |span| span.heap, &heaps).map_err(|heap| {
+        Refusal(format!(
+            "the heap of a process at {heap:#x} is in no carrier"
+        ))
+    })?;
+    shares.extend(
+        others
+            .iter()
+            .filter(|it| !it.holds_heaps())
+            .map(|it| (*it, &[] as &[Span])),
+    );
+    for (found, ()) in work.on_all(&shares, |found, memory, (carrier, spans)| {
+        found.carrier(memory, carrier, spans)
+    })? {
+        into.append_builder(found);
     }
     let mut books = books_of(&carriers, &instances);
-    work.cached_segments(&carriers, &instances, &mut books);
-    work.processes.into_books(&work.spans, &mut books);
+    cached_segments(memory, regions, &carriers, &instances, into, &mut books);
+    processes.into_books(&spans, &mut books);
     Ok(books)
+}
+
+/// Things in address order, by the carrier that they are in; the address of the first that is in none.
+fn shares<'a, T>(
+    things: &'a [T],
+    address: impl Fn(&T) -> u64,
+    carriers: &[&'a Carrier],
+) -> Result<Vec<(&'a Carrier, &'a [T])>, u64> {
+    let mut shares = Vec::with_capacity(carriers.len());
+    let mut rest = things;
+    for &carrier in carriers {
+        let inside = rest.partition_point(|thing| address(thing) < carrier.end);
+        let (own, later) = rest.split_at(inside);
+        match own.first() {
+            Some(first) if address(first) < carrier.start => return Err(address(first)),
+            _ => shares.push((carrier, own)),
+        }
+        rest = later;
+    }
+    match rest.first() {
+        None => Ok(shares),
+        Some(first) => Err(address(first)),
+    }
 }
 
 /// What the machine has in its own books, as found here.
@@ -124,20 +171,51 @@ fn books_of(carriers: &[Carrier], instances: &[Instance]) -> Books {
     books
 }
 
-struct Division<'a> {
-    memory: &'a Memory<'a>,
+/// What all threads need that go through carriers.
+#[derive(Clone, Copy)]
+struct Work<'a> {
+    memory: Shared<'a>,
     regions: &'a [ClassifiedRegion],
-    processes: Processes,
-    /// Heaps of processes, in address order.
-    spans: Vec<Span>,
-    /// How many of `spans` have been found in blocks; carriers come in address order too.
-    matched: usize,
-    into: &'a mut DivisionBuilder,
 }
 
-impl Division<'_> {
-    fn carrier(&mut self, carrier: &Carrier) -> Result<(), Refusal> {
-        let ours = self.lies_in_ours(carrier.start..carrier.end);
+impl<'a> Work<'a> {
+    /// Does the same with each of these, on all CPUs, and gives what has been found beside what it returns.
+    fn on_all<T: Sync, R: Send>(
+        self,
+        parts: &[T],
+        each: impl Fn(&mut Found, &Memory, &T) -> Result<R, Refusal> + Sync,
+    ) -> Result<Vec<(DivisionBuilder, R)>, Refusal> {
+        let found = workers::share(parts, |queue| {
+            let memory = self.memory.memory();
+            let of_part = |part| {
+                let mut found = Found {
+                    regions: self.regions,
+                    into: DivisionBuilder::default(),
+                };
+                let result = each(&mut found, &memory, part)?;
+                Ok((found.into, result))
+            };
+            queue.map(|(index, part)| (index, of_part(part))).collect()
+        });
+        found.into_iter().collect()
+    }
+}
+
+/// What has been found in a carrier.
+struct Found<'a> {
+    regions: &'a [ClassifiedRegion],
+    into: DivisionBuilder,
+}
+
+impl Found<'_> {
+    /// Divides a carrier with these heaps of processes in it.
+    fn carrier(
+        &mut self,
+        memory: &Memory,
+        carrier: &Carrier,
+        mut spans: &[Span],
+    ) -> Result<(), Refusal> {
+        let ours = lies_in_ours(self.regions, carrier.start..carrier.end);
         let leaf = match carrier.holder {
             // What of it is whose cannot be told: its blocks keep the leaf of the region.
             Holder::Several => None,
@@ -150,23 +228,17 @@ impl Division<'_> {
             self.into
                 .add(carrier.start..carrier.first_block, Leaf::RuntimeInternal);
         }
-        carriers::walk(self.memory, carrier, |block| {
-            self.block(carrier, &block, leaf, ours)
-        })
+        carriers::walk(memory, carrier, |block| {
+            self.block(&block, &mut spans, leaf, ours)
+        })?;
+        spans.first().map_or(Ok(()), |span| Err(no_block(span)))
     }
 
-    /// Reads the processes in a carrier; right after its blocks, which are in the cache of [`Memory`].
-    fn processes_in(&mut self, carrier: &Carrier, table: &mut Table) -> Result<(), Refusal> {
-        for process in table.take_in(carrier.start..carrier.end) {
-            self.processes.add(self.memory, *process)?;
-        }
-        Ok(())
-    }
-
+    /// A block, which may be the next of these heaps.
     fn block(
         &mut self,
-        carrier: &Carrier,
         block: &Block,
+        spans: &mut &[Span],
         leaf: Option<Leaf>,
         ours: bool,
     ) -> Result<(), Refusal> {
@@ -175,16 +247,13 @@ impl Division<'_> {
             self.add(ours, block.start..end, Leaf::HeapFree);
             return Ok(());
         }
-        let next = self.spans.get(self.matched).copied();
-        let reached = next.filter(|span| carrier.holds_heaps() && span.heap <= block.data());
-        if let Some(span) = reached {
+        if let Some((span, rest)) = spans.split_first()
+            && span.heap <= block.data()
+        {
             if span.heap < block.data() || span.hend > end {
-                return Err(Refusal(format!(
-                    "the heap of a process at {:#x} is no block of a carrier",
-                    span.heap
-                )));
+                return Err(no_block(span));
             }
-            self.matched += 1;
+            *spans = rest;
             self.add(ours, block.start..span.htop, Leaf::HeapObjects);
             self.add(ours, span.htop..span.stop, Leaf::HeapFree);
             self.add(ours, span.stop..span.hend, Leaf::TaskStack);
@@ -202,48 +271,60 @@ impl Division<'_> {
             self.into.add(range, leaf);
         }
     }
+}
 
-    /// Whether all of a range that is resident is in regions of ours.
-    fn lies_in_ours(&self, range: Range<u64>) -> bool {
-        let first = self
-            .regions
-            .partition_point(|region| region.range.end <= range.start);
-        let mut inside = self.regions[first..]
-            .iter()
-            .take_while(|region| region.range.start < range.end);
-        inside.all(|region| RULES.contains(&region.rule.id))
-    }
+fn no_block(span: &Span) -> Refusal {
+    Refusal(format!(
+        "the heap of a process at {:#x} is no block of a carrier",
+        span.heap
+    ))
+}
 
-    /// Segments that have been a carrier and are kept for the next one (erts/emulator/sys/common/erl_mseg.c):
-    /// the old header is still there, and no instance has the carrier.
-    fn cached_segments(&mut self, carriers: &[Carrier], instances: &[Instance], books: &mut Books) {
-        let (mut cached, mut resident, mut unknown) = (0, 0, 0);
-        let ours = |region: &&ClassifiedRegion| RULES.contains(&region.rule.id);
-        for region in self.regions.iter().filter(ours) {
-            for gap in carriers::gaps(carriers, &region.range) {
-                let mut at = gap.start;
-                while let Some(end) = carriers::old_carrier(self.memory, instances, at, gap.end) {
-                    cached += end - at;
-                    resident += resident_bytes(self.memory, at..end);
-                    self.into.add(at..end, Leaf::HeapFree);
-                    at = end;
-                }
-                unknown += resident_bytes(self.memory, at..gap.end);
+/// Whether all of a range that is resident is in regions of ours.
+fn lies_in_ours(regions: &[ClassifiedRegion], range: Range<u64>) -> bool {
+    let first = regions.partition_point(|region| region.range.end <= range.start);
+    let mut inside = regions[first..]
+        .iter()
+        .take_while(|region| region.range.start < range.end);
+    inside.all(|region| RULES.contains(&region.rule.id))
+}
+
+/// Segments that have been a carrier and are kept for the next one (erts/emulator/sys/common/erl_mseg.c):
+/// the old header is still there, and no instance has the carrier.
+fn cached_segments(
+    memory: &Memory,
+    regions: &[ClassifiedRegion],
+    carriers: &[Carrier],
+    instances: &[Instance],
+    into: &mut DivisionBuilder,
+    books: &mut Books,
+) {
+    let (mut cached, mut resident, mut unknown) = (0, 0, 0);
+    let ours = |region: &&ClassifiedRegion| RULES.contains(&region.rule.id);
+    for region in regions.iter().filter(ours) {
+        for gap in carriers::gaps(carriers, &region.range) {
+            let mut at = gap.start;
+            while let Some(end) = carriers::old_carrier(memory, instances, at, gap.end) {
+                cached += end - at;
+                resident += resident_bytes(memory, at..end);
+                into.add(at..end, Leaf::HeapFree);
+                at = end;
             }
+            unknown += resident_bytes(memory, at..gap.end);
         }
-        // Literals have a mapping of their own.
-        let mapped = carriers
-            .iter()
-            .filter(|carrier| carrier.mapped && instances[carrier.instance].number != LITERAL);
-        books.extend([
-            (
-                "mapped_bytes".into(),
-                mapped.map(Carrier::bytes).sum::<u64>() + cached,
-            ),
-            ("cached_segments_resident_bytes".into(), resident),
-            ("not_carriers_resident_bytes".into(), unknown),
-        ]);
     }
+    // Literals have a mapping of their own.
+    let mapped = carriers
+        .iter()
+        .filter(|carrier| carrier.mapped && instances[carrier.instance].number != LITERAL);
+    books.extend([
+        (
+            "mapped_bytes".into(),
+            mapped.map(Carrier::bytes).sum::<u64>() + cached,
+        ),
+        ("cached_segments_resident_bytes".into(), resident),
+        ("not_carriers_resident_bytes".into(), unknown),
+    ]);
 }
 
 fn resident_bytes(memory: &Memory, range: Range<u64>) -> u64 {

@@ -103,7 +103,7 @@ impl Tally {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Pool {
     at: u64,
-    arena: u32,
+    arena: u64,
     class: u64,
     /// Bytes of a block.
     block: u64,
@@ -120,7 +120,8 @@ fn pools(arena: &Range<u64>, size: u64) -> Range<u64> {
 
 /// Whether the first pool looks like one: an arena is not made before a pool is needed.
 fn is_arena(memory: &Memory, arena: &Range<u64>, size: u64) -> bool {
-    matches!(pool(memory, pools(arena, size).start, size), Ok(Some(_)))
+    let (at, mut header) = (pools(arena, size).start, [0; HEADER as usize]);
+    memory.read(at, &mut header).is_ok() && matches!(pool(&header, at, size), Ok(Some(_)))
 }
 
 fn arena(
@@ -134,13 +135,19 @@ fn arena(
     let mut index = None;
     tally.arenas += 1;
     into.add(arena.start..pools.start, Leaf::HeapFree);
+    // A header that is not there has never been written.
+    let there = |at: &u64| memory.resident(page_floor(*at), at + PAGE).next().is_some();
+    let heads: Vec<u64> = pools.clone().step_by(size as usize).filter(there).collect();
+    // Most pools are full, and of those the header is all that is needed.
+    let mut headers = vec![0; heads.len() * HEADER as usize];
+    memory.read_parts(&heads, HEADER as usize, &mut headers)?;
+    let mut headers = heads
+        .iter()
+        .zip(headers.chunks_exact(HEADER as usize))
+        .peekable();
     for at in pools.clone().step_by(size as usize) {
-        let there = memory.resident(page_floor(at), at + PAGE).next().is_some();
-        let found = match there {
-            true => pool(memory, at, size)?,
-            // Its header has never been written.
-            false => None,
-        };
+        let header = headers.next_if(|(head, _)| **head == at);
+        let found = header.map_or(Ok(None), |(_, header)| pool(header, at, size))?;
         let Some(pool) = found else {
             into.add(at..at + size, Leaf::HeapFree);
             continue;
@@ -156,11 +163,17 @@ fn arena(
     Ok(())
 }
 
-/// Reads the header of a pool. `None`: it has never been used.
-fn pool(memory: &Memory, at: u64, size: u64) -> Result<Option<Pool>, Refusal> {
-    let half = |offset| memory.u32(at + offset).map(u64::from);
-    let (class, next, last) = (half(CLASS)?, half(NEXT_OFFSET)?, half(LAST_OFFSET)?);
-    let (in_use, first_free) = (half(COUNT)?, memory.u64(at + FREE_BLOCK)?);
+/// The pool with this header. `None`: it has never been used.
+fn pool(header: &[u8], at: u64, size: u64) -> Result<Option<Pool>, Refusal> {
+    let number = |offset: u64, bytes: u64| {
+        let own = &header[offset as usize..(offset + bytes) as usize];
+        own.iter()
+            .rev()
+            .fold(0, |number, &byte| number << 8 | u64::from(byte))
+    };
+    let half = |offset| number(offset, 4);
+    let (class, next, last) = (half(CLASS), half(NEXT_OFFSET), half(LAST_OFFSET));
+    let (in_use, first_free) = (half(COUNT), number(FREE_BLOCK, 8));
     if (class, next, last, in_use, first_free) == (0, 0, 0, 0, 0) {
         return Ok(None);
     }
@@ -173,7 +186,7 @@ fn pool(memory: &Memory, at: u64, size: u64) -> Result<Option<Pool>, Refusal> {
     match sound {
         true => Ok(Some(Pool {
             at,
-            arena: memory.u32(at + ARENA_INDEX)?,
+            arena: half(ARENA_INDEX),
             class,
             block,
             in_use,

@@ -21,8 +21,13 @@
 use super::{
     Books, Refusal, Target, elf,
     memory::{Memory, Words},
+    workers,
 };
-use crate::classify::{Leaf, division::DivisionBuilder, runtime::Runtime};
+use crate::classify::{
+    Leaf,
+    division::{DivisionBuilder, Runs},
+    runtime::Runtime,
+};
 
 const LIBRARY: &str = "libcoreclr.so";
 const TABLE: &str = "g_gc_dac_vars";
@@ -62,6 +67,9 @@ const ALIGNMENT: u64 = 8;
 const SMALLEST: u64 = 24;
 /// Longest object: a little more than 2 GiB of elements.
 const LARGEST: u64 = 4 << 30;
+
+/// Method tables kept at hand.
+const KNOWN: usize = 256;
 
 /// Divides the heap of the collector.
 pub fn divide(target: &Target, into: &mut DivisionBuilder) -> Result<Option<Books>, Refusal> {
@@ -114,6 +122,22 @@ struct Tally {
     /// Zeros that a thread allocates from.
     allocating: u64,
     committed: u64,
+}
+
+impl Tally {
+    fn add(&mut self, other: &Tally) {
+        self.objects += other.objects;
+        self.number += other.number;
+        self.free += other.free;
+        self.allocating += other.allocating;
+    }
+}
+
+/// What has been found in a segment.
+#[derive(Default)]
+struct Found {
+    runs: Runs,
+    tally: Tally,
 }
 
 impl Heap {
@@ -174,29 +198,35 @@ impl Heap {
     }
 
     fn divide(&self, memory: &Memory, into: &mut DivisionBuilder) -> Result<Tally, Refusal> {
+        let shared = memory.shared();
+        let found = workers::share(&self.segments, |queue| {
+            let memory = shared.memory();
+            let walk = |segment| self.walk(&memory, segment);
+            queue
+                .map(|(index, segment)| (index, walk(segment)))
+                .collect()
+        });
         let mut tally = Tally::default();
-        for segment in &self.segments {
+        for (segment, found) in self.segments.iter().zip(found) {
+            let found = found?;
+            into.add_runs(found.runs);
+            into.add(segment.allocated..segment.committed, Leaf::HeapFree);
+            tally.add(&found.tally);
             tally.committed = tally
                 .committed
                 .saturating_add(segment.committed - segment.mem);
-            self.walk(memory, segment, into, &mut tally)?;
-            into.add(segment.allocated..segment.committed, Leaf::HeapFree);
         }
         Ok(tally)
     }
 
     /// Every object of a segment. They are counted from method table to method table; the header of an object
     /// is the word before it, so the ranges lie one word too high, which changes no sum.
-    fn walk(
-        &self,
-        memory: &Memory,
-        segment: &Segment,
-        into: &mut DivisionBuilder,
-        tally: &mut Tally,
-    ) -> Result<(), Refusal> {
+    fn walk(&self, memory: &Memory, segment: &Segment) -> Result<Found, Refusal> {
+        let mut found = Found::default();
+        let Found { runs, tally } = &mut found;
         let mut at = segment.mem;
-        // The sizes of the last method table: objects of a kind stand together.
-        let mut last = (0, 0, 0);
+        // The sizes of method tables.
+        let mut known = vec![(0, 0, 0); KNOWN];
         while at < segment.allocated {
             let word = match memory.u64(at) {
                 Ok(word) => word,
@@ -210,9 +240,16 @@ impl Heap {
                     continue;
                 }
             };
+            // No object begins so near the end. The last word is the header of the next object, which is cleared
+            // when that is made: it may be what an object left that is gone.
+            if segment.allocated - at < SMALLEST {
+                runs.add(at..segment.allocated, Leaf::HeapFree);
+                tally.allocating += segment.allocated - at;
+                break;
+            }
             // Nothing yet, or the header of the next object.
             if word & 0xffff_ffff == 0 {
-                into.add(at..at + 8, Leaf::HeapFree);
+                runs.add(at..at + 8, Leaf::HeapFree);
                 tally.allocating += 8;
                 at += 8;
                 continue;
@@ -220,7 +257,8 @@ impl Heap {
             let bad = |what: &str| Refusal(format!("the object at {at:#x} {what}"));
             // The collector marks objects in the lowest bits.
             let table = word & !7;
-            if table != last.0 {
+            let slot = &mut known[((table / 8) ^ (table / 8192)) as usize % KNOWN];
+            if slot.0 != table {
                 let flags = memory.u32(table).map_err(|_| bad("has no method table"))?;
                 let base = u64::from(
                     memory
@@ -231,9 +269,9 @@ impl Heap {
                     0 => 0,
                     _ => u64::from(flags & 0xffff),
                 };
-                last = (table, base, element);
+                *slot = (table, base, element);
             }
-            let (_, base, element) = last;
+            let (_, base, element) = *slot;
             let elements = match element {
                 0 => 0,
                 _ => u64::from(memory.u32(at.wrapping_add(8))?),
@@ -246,7 +284,7 @@ impl Heap {
                 true => Leaf::HeapFree,
                 false => Leaf::HeapObjects,
             };
-            into.add(at..at + size, leaf);
+            runs.add(at..at + size, leaf);
             if leaf == Leaf::HeapFree {
                 tally.free += size;
             } else {
@@ -255,7 +293,7 @@ impl Heap {
             }
             at += size;
         }
-        Ok(())
+        Ok(found)
     }
 }
 

@@ -16,13 +16,19 @@
 //! What glibc's own `mallinfo2` calls in use includes the chunks that a thread keeps for itself
 //! (tcache); they hold nothing, so they count as free here, and stand in the books by themselves.
 
-use std::collections::{BTreeSet, HashSet};
+use std::{
+    collections::{BTreeSet, HashSet},
+    iter::Peekable,
+};
 
 use super::{
     Books, Refusal, Target,
     memory::{Memory, Unreadable, Words},
 };
-use crate::classify::{Leaf, division::DivisionBuilder};
+use crate::classify::{
+    Leaf,
+    division::{DivisionBuilder, Runs},
+};
 
 /// Heaps of arenas lie at multiples of this (`HEAP_MAX_SIZE`, malloc/arena.c; twice
 /// `DEFAULT_MMAP_THRESHOLD_MAX`).
@@ -88,20 +94,24 @@ pub fn divide(target: &Target, into: &mut DivisionBuilder) -> Result<Option<Book
     }
     let cached = cached_by_threads(target.memory, &chunks)?;
     let fast = fast_chunks(target, &heaps, &tops)?;
+    let (mut cached, mut fast) = (cached.into_iter().peekable(), fast.into_iter().peekable());
     let mut books = Tally::default();
+    let mut runs = Runs::default();
     for chunk in &chunks {
         let range = chunk.at..chunk.at + chunk.size;
-        let kept = cached.contains(&chunk.at);
+        let kept = reaches(&mut cached, chunk.at);
         books.cached += if kept { chunk.size } else { 0 };
-        let free = !chunk.in_use || fast.contains(&chunk.at);
+        let is_fast = reaches(&mut fast, chunk.at);
+        let free = !chunk.in_use || is_fast;
         if free {
             books.free += chunk.size;
         } else {
             books.in_use += chunk.size;
             books.blocks += 1;
         }
-        into.add(range, if free || kept { Leaf::HeapFree } else { used });
+        runs.add(range, if free || kept { Leaf::HeapFree } else { used });
     }
+    into.add_runs(runs);
     for heap in heaps.iter().filter(|heap| heap.arena.is_some()) {
         // `heap_info`, and in the first heap `malloc_state`.
         let base = heap.start & !(HEAP_ALIGNMENT - 1);
@@ -114,6 +124,13 @@ pub fn divide(target: &Target, into: &mut DivisionBuilder) -> Result<Option<Book
         .collect::<BTreeSet<_>>()
         .len() as u64;
     Ok(Some(books.into_books()))
+}
+
+/// Whether the next of these addresses is this one. Both come in order; those that are passed over are in heaps
+/// that are not walked.
+fn reaches(addresses: &mut Peekable<impl Iterator<Item = u64>>, at: u64) -> bool {
+    while addresses.next_if(|&next| next < at).is_some() {}
+    addresses.next_if_eq(&at).is_some()
 }
 
 #[derive(Default)]
@@ -183,6 +200,7 @@ fn heaps(target: &Target) -> Result<Vec<Heap>, Refusal> {
             arena: Some(arena),
         });
     }
+    heaps.sort_unstable_by_key(|heap| heap.start);
     Ok(heaps)
 }
 
@@ -225,21 +243,20 @@ fn walk(memory: &Memory, heap: &Heap, chunks: &mut Vec<Chunk>) -> Result<Option<
     }
 }
 
-/// Addresses of the chunks that threads keep for themselves. A thread's lists are in a chunk of one size,
-/// which other data may have too: so each of its words has to be right.
-fn cached_by_threads(memory: &Memory, chunks: &[Chunk]) -> Result<HashSet<u64>, Unreadable> {
-    let mut in_use: Vec<&Chunk> = chunks.iter().filter(|chunk| chunk.in_use).collect();
-    in_use.sort_unstable_by_key(|chunk| chunk.at);
-    let candidates = in_use
+/// Addresses of the chunks that threads keep for themselves, in order. A thread's lists are in a chunk of one
+/// size, which other data may have too: so each of its words has to be right.
+fn cached_by_threads(memory: &Memory, chunks: &[Chunk]) -> Result<Vec<u64>, Unreadable> {
+    let candidates = chunks
         .iter()
-        .filter(|chunk| chunk.size == TCACHE_CHUNK)
-        .map(|chunk| chunk.at);
-    let mut cached = HashSet::new();
-    for at in candidates {
-        if let Some(lists) = thread_cache(memory, at + 16, &in_use)? {
+        .filter(|chunk| chunk.in_use && chunk.size == TCACHE_CHUNK);
+    let mut cached = Vec::new();
+    for chunk in candidates {
+        if let Some(lists) = thread_cache(memory, chunk.at + 16, chunks)? {
             cached.extend(lists);
         }
     }
+    cached.sort_unstable();
+    cached.dedup();
     Ok(cached)
 }
 
@@ -247,7 +264,7 @@ fn cached_by_threads(memory: &Memory, chunks: &[Chunk]) -> Result<HashSet<u64>, 
 fn thread_cache(
     memory: &Memory,
     address: u64,
-    in_use: &[&Chunk],
+    chunks: &[Chunk],
 ) -> Result<Option<Vec<u64>>, Unreadable> {
     let mut found = Vec::new();
     for bin in 0..TCACHE_BINS {
@@ -259,9 +276,9 @@ fn thread_cache(
         for _ in 0..count {
             // An entry is the data of a chunk; bin n holds chunks of 32 + 16 n bytes.
             let at = entry.wrapping_sub(16);
-            let known = in_use.binary_search_by_key(&at, |chunk| chunk.at);
-            let size = known.map(|index| in_use[index].size);
-            if size != Ok(SMALLEST + ALIGNMENT * bin) {
+            let known = chunks.binary_search_by_key(&at, |chunk| chunk.at);
+            let known = known.map(|index| (chunks[index].in_use, chunks[index].size));
+            if known != Ok((true, SMALLEST + ALIGNMENT * bin)) {
                 return Ok(None);
             }
             found.push(at);
@@ -277,15 +294,15 @@ fn thread_cache(
     Ok(Some(found))
 }
 
-/// Addresses of the chunks in fastbins, which look like chunks in use.
+/// Addresses of the chunks in fastbins, in order, which look like chunks in use.
 fn fast_chunks(
     target: &Target,
     heaps: &[Heap],
     tops: &HashSet<u64>,
-) -> Result<HashSet<u64>, Refusal> {
+) -> Result<BTreeSet<u64>, Refusal> {
     let mut states: BTreeSet<u64> = heaps.iter().filter_map(|heap| heap.arena).collect();
     states.extend(main_arena(target, heaps, tops));
-    let mut fast = HashSet::new();
+    let mut fast = BTreeSet::new();
     for state in states {
         for bin in 0..FASTBINS {
             let mut at = target.memory.u64(state + STATE_FASTBINS + 8 * bin)?;

@@ -22,7 +22,7 @@ mod tables;
 
 use super::{Books, Refusal, Target, memory::Words};
 use crate::classify::{division::DivisionBuilder, runtime::Runtime};
-use klass::Classes;
+use klass::Headers;
 use tables::{Exports, Flags, Tables, View};
 
 /// Versions on which this was checked, and those between.
@@ -68,8 +68,8 @@ fn divide_machine(
         )));
     }
     let flags = Flags::read(view, &tables)?;
-    let classes = Classes::new(view, &tables, &flags)?;
-    let heap = heap::divide(view, &tables, &flags, &classes, into)?;
+    let headers = Headers::read(view, &tables, &flags)?;
+    let heap = heap::divide(view, &flags, &headers, into)?;
     let code = code::divide(view, &tables, into)?;
     Ok(Books::from([
         ("regions".into(), heap.spaces),

@@ -58,9 +58,15 @@ pub trait Words {
 }
 
 /// Where bytes come from: a process, or a recording of one in tests.
-pub trait Source {
+pub trait Source: Sync {
     /// Fills `into` with the bytes at `address`, all of which are resident.
     fn read(&self, address: u64, into: &mut [u8]) -> io::Result<()>;
+
+    /// Fills `into` with parts of `each` bytes, one from each of `addresses`; all are resident.
+    fn read_parts(&self, addresses: &[u64], each: usize, into: &mut [u8]) -> io::Result<()> {
+        let mut parts = addresses.iter().zip(into.chunks_exact_mut(each));
+        parts.try_for_each(|(&address, part)| self.read(address, part))
+    }
 }
 
 /// The memory of a live process. Needs the right to ptrace it.
@@ -79,12 +85,33 @@ impl Source for Process {
             _ => Err(io::ErrorKind::UnexpectedEof.into()),
         }
     }
+
+    fn read_parts(&self, addresses: &[u64], each: usize, into: &mut [u8]) -> io::Result<()> {
+        let pid = Pid::from_raw(self.0.cast_signed());
+        let groups = addresses.chunks(MOST_PARTS);
+        for (group, into) in groups.zip(into.chunks_mut(MOST_PARTS * each)) {
+            let part = |&address: &u64| RemoteIoVec {
+                base: address as usize,
+                len: each,
+            };
+            let remote: Vec<RemoteIoVec> = group.iter().map(part).collect();
+            let wanted = into.len();
+            if process_vm_readv(pid, &mut [IoSliceMut::new(into)], &remote)? != wanted {
+                return Err(io::ErrorKind::UnexpectedEof.into());
+            }
+        }
+        Ok(())
+    }
 }
+
+/// Parts that one call reads at most (`UIO_MAXIOV`, include/uapi/linux/uio.h).
+const MOST_PARTS: usize = 1024;
 
 /// Bytes read at once.
 const BLOCK: u64 = 64 * 1024;
-/// Blocks kept: 32 MiB. Adapters go through memory in long strides, with jumps back to a few places.
-const SLOTS: u64 = 512;
+/// Blocks kept: 4 MiB, which stay in the caches of a processor. Adapters go through memory in long strides,
+/// with jumps back to a few places.
+const SLOTS: u64 = 64;
 const PAGES_PER_BLOCK: u64 = BLOCK / PAGE;
 
 /// A block that has been read. Pages that are not in `present` hold no meaning.
@@ -102,6 +129,20 @@ pub struct Memory<'a> {
     cache: RefCell<Vec<Option<Block>>>,
 }
 
+/// What of a [`Memory`] threads share.
+#[derive(Clone, Copy)]
+pub struct Shared<'a> {
+    source: &'a dyn Source,
+    resident: &'a [ResidentRange],
+}
+
+impl<'a> Shared<'a> {
+    /// The memory, with blocks of its own.
+    pub fn memory(self) -> Memory<'a> {
+        Memory::new(self.source, self.resident)
+    }
+}
+
 impl<'a> Memory<'a> {
     /// `resident` is in address order, and whole pages.
     pub fn new(source: &'a dyn Source, resident: &'a [ResidentRange]) -> Memory<'a> {
@@ -111,6 +152,34 @@ impl<'a> Memory<'a> {
             resident,
             cache: RefCell::new(cache),
         }
+    }
+
+    /// What another thread needs to read the same memory, with blocks of its own.
+    pub fn shared(&self) -> Shared<'a> {
+        Shared {
+            source: self.source,
+            resident: self.resident,
+        }
+    }
+
+    /// Fills `into` with parts of `each` bytes, one from each of `addresses`, by few calls, past the blocks that
+    /// are kept: for short things that lie far from each other. Each part is on one page.
+    pub fn read_parts(
+        &self,
+        addresses: &[u64],
+        each: usize,
+        into: &mut [u8],
+    ) -> Result<(), Unreadable> {
+        let missing = addresses.iter().find(|&&address| {
+            let in_page = address % PAGE + each as u64 <= PAGE;
+            !in_page || clip(self.resident, address, address + 1).next().is_none()
+        });
+        if let Some(&address) = missing {
+            return Err(Unreadable { address });
+        }
+        let first = addresses.first().copied().unwrap_or(0);
+        let read = self.source.read_parts(addresses, each, into);
+        read.map_err(|_| Unreadable { address: first })
     }
 
     /// Fills `into` by a call of its own, past the blocks that are kept: for things that are few in a block,
@@ -125,6 +194,28 @@ impl<'a> Memory<'a> {
         }
         let read = self.source.read(address, into);
         read.map_err(|_| Unreadable { address })
+    }
+
+    /// Bytes that lie in one page of a block that is kept: the way that nearly all words are read.
+    fn kept<const N: usize>(&self, address: u64) -> Option<[u8; N]> {
+        let cache = self.cache.borrow();
+        let block = cache[(address / BLOCK % SLOTS) as usize].as_ref()?;
+        let offset = (address % BLOCK) as usize;
+        let is_present = block.present >> (offset as u64 / PAGE) & 1 == 1;
+        let in_page = address % PAGE + N as u64 <= PAGE;
+        if block.number != address / BLOCK || !is_present || !in_page {
+            return None;
+        }
+        block.bytes.get(offset..offset + N)?.try_into().ok()
+    }
+
+    fn array<const N: usize>(&self, address: u64) -> Result<[u8; N], Unreadable> {
+        if let Some(bytes) = self.kept(address) {
+            return Ok(bytes);
+        }
+        let mut bytes = [0; N];
+        self.read(address, &mut bytes)?;
+        Ok(bytes)
     }
 
     /// Bytes inside one page.
@@ -182,6 +273,22 @@ impl Words for Memory<'_> {
             done += in_page;
         }
         Ok(())
+    }
+
+    fn u64(&self, address: u64) -> Result<u64, Unreadable> {
+        self.array(address).map(u64::from_le_bytes)
+    }
+
+    fn u32(&self, address: u64) -> Result<u32, Unreadable> {
+        self.array(address).map(u32::from_le_bytes)
+    }
+
+    fn u16(&self, address: u64) -> Result<u16, Unreadable> {
+        self.array(address).map(u16::from_le_bytes)
+    }
+
+    fn u8(&self, address: u64) -> Result<u8, Unreadable> {
+        self.array(address).map(|[byte]: [u8; 1]| byte)
     }
 }
 
@@ -296,6 +403,33 @@ mod tests {
             let read = memory.read_past_cache(address, &mut bytes);
             assert_eq!(read, Err(Unreadable { address }));
         }
+    }
+
+    #[test]
+    fn parts_are_read_in_their_order_and_only_from_resident_pages() {
+        let words: Vec<u64> = (0..5000).collect();
+        let start = words.as_ptr() as u64;
+        let resident = [ResidentRange {
+            start: start & !(PAGE - 1),
+            end: (start + 40_000).next_multiple_of(PAGE),
+            file: false,
+        }];
+        let source = Process(std::process::id());
+        let memory = Memory::new(&source, &resident);
+        // More than one call takes, from the last to the first.
+        let addresses: Vec<u64> = (0..3000).rev().map(|index| start + 8 * index).collect();
+        let mut bytes = vec![0; 8 * addresses.len()];
+        assert_eq!(memory.read_parts(&addresses, 8, &mut bytes), Ok(()));
+        assert_eq!(bytes[..8], 2999_u64.to_le_bytes());
+        assert_eq!(
+            bytes[bytes.len() - 16..],
+            [1, 0_u64].map(u64::to_le_bytes).concat()
+        );
+        for address in [resident[0].end, resident[0].end - 4] {
+            let read = memory.read_parts(&[start, address], 8, &mut [0; 16]);
+            assert_eq!(read, Err(Unreadable { address }));
+        }
+        drop(words);
     }
 
     #[test]

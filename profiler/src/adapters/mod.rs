@@ -20,9 +20,15 @@ pub mod hotspot;
 pub mod memory;
 pub mod stacks;
 pub mod v8;
+mod workers;
 
-use std::{collections::BTreeMap, time::Instant};
+use std::{
+    collections::BTreeMap,
+    panic::{AssertUnwindSafe, catch_unwind},
+    time::{Duration, Instant},
+};
 
+use nix::time::{ClockId, clock_gettime};
 use serde::{Deserialize, Serialize};
 
 use crate::{
@@ -145,10 +151,18 @@ pub struct Account {
     pub taken_ns: u64,
     /// How long it took, in seconds; the process was frozen meanwhile.
     pub seconds: f64,
+    /// CPU time of the profiler meanwhile, of all its threads, in seconds.
+    pub cpu_seconds: f64,
     /// Why it gave up; the regions are undivided then.
     pub refusal: Option<String>,
     /// What it found.
     pub books: Books,
+}
+
+/// CPU time that this process has used; zero where the clock is missing.
+fn cpu_time() -> Duration {
+    let used = clock_gettime(ClockId::CLOCK_PROCESS_CPUTIME_ID);
+    used.map_or(Duration::ZERO, Duration::from)
 }
 
 /// Runs every adapter on a frozen process.
@@ -156,9 +170,15 @@ pub fn divide(target: &Target, taken_ns: u64) -> (Division, Vec<Account>) {
     let mut all = DivisionBuilder::default();
     let mut accounts = Vec::new();
     for adapter in &ADAPTERS {
-        let began = Instant::now();
+        let (began, cpu_before) = (Instant::now(), cpu_time());
         let mut own = DivisionBuilder::default();
-        let found = (adapter.divide)(target, &mut own);
+        // A mistake in an adapter must not end the run, least of all with the program frozen.
+        let found = catch_unwind(AssertUnwindSafe(|| (adapter.divide)(target, &mut own)));
+        let found = found.unwrap_or_else(|_| {
+            Err(Refusal(
+                "the adapter itself failed; this is a mistake in the profiler".into(),
+            ))
+        });
         let (books, refusal) = match found {
             Ok(None) => continue,
             // Built twice, here and with the others: so an overlap is told of the adapter that made it.
@@ -176,6 +196,7 @@ pub fn divide(target: &Target, taken_ns: u64) -> (Division, Vec<Account>) {
             adapter: adapter.name.into(),
             taken_ns,
             seconds: began.elapsed().as_secs_f64(),
+            cpu_seconds: cpu_time().saturating_sub(cpu_before).as_secs_f64(),
             refusal,
             books,
         });

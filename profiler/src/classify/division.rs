@@ -19,18 +19,21 @@ use crate::{
 struct Part {
     /// Number of the first page.
     page: u64,
-    /// Pages of the run.
-    pages: u64,
-    /// Bytes on each of them.
-    bytes: u64,
+    /// Pages of the run: up to 16 TiB.
+    pages: u32,
+    /// Bytes on each of them. More than a page has are what [`Overlap`] tells of.
+    bytes: u16,
     leaf: Leaf,
 }
 
 impl Part {
     fn end(&self) -> u64 {
-        self.page + self.pages
+        self.page + u64::from(self.pages)
     }
 }
+
+/// Pages of the longest run that a [`Part`] can tell of.
+const LONGEST_RUN: u64 = u32::MAX as u64;
 
 /// See the module. Bytes that are in no part keep the leaf of their region.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
@@ -45,6 +48,26 @@ pub struct Division {
 pub struct Overlap {
     /// First byte of the page.
     pub address: u64,
+}
+
+/// Ranges one after the other, where those that touch and have one leaf are one: what a heap's objects make.
+#[derive(Debug, Default)]
+pub struct Runs(Vec<(Range<u64>, Leaf)>);
+
+impl Runs {
+    /// The next range.
+    pub fn add(&mut self, range: Range<u64>, leaf: Leaf) {
+        match self.0.last_mut() {
+            Some((last, same)) if *same == leaf && last.end == range.start => last.end = range.end,
+            _ if range.is_empty() => {}
+            _ => self.0.push((range, leaf)),
+        }
+    }
+
+    /// Takes over others, which come behind.
+    pub fn append(&mut self, mut other: Runs) {
+        self.0.append(&mut other.0);
+    }
 }
 
 /// Collects ranges of bytes; cheapest when they come in address order.
@@ -72,15 +95,27 @@ impl DivisionBuilder {
         self.part(last / PAGE, 1, range.end - last, leaf);
     }
 
-    fn part(&mut self, page: u64, pages: u64, bytes: u64, leaf: Leaf) {
+    /// Each of these bytes is of its leaf.
+    pub fn add_runs(&mut self, runs: Runs) {
+        for (range, leaf) in runs.0 {
+            self.add(range, leaf);
+        }
+    }
+
+    fn part(&mut self, mut page: u64, mut pages: u64, bytes: u64, leaf: Leaf) {
+        while pages > LONGEST_RUN {
+            self.part(page, LONGEST_RUN, bytes, leaf);
+            (page, pages) = (page + LONGEST_RUN, pages - LONGEST_RUN);
+        }
         if pages == 0 || bytes == 0 {
             return;
         }
+        let (pages, bytes) = (pages as u32, u16::try_from(bytes).unwrap_or(u16::MAX));
         // The blocks of one page mostly come one after the other, of two or three leaves.
         let recent = self.parts.iter_mut().rev().take(3);
         for part in recent {
-            if part.page == page && part.leaf == leaf && part.pages == 1 && bytes < PAGE {
-                part.bytes += bytes;
+            if part.page == page && part.leaf == leaf && part.pages == 1 && pages == 1 {
+                part.bytes = part.bytes.saturating_add(bytes);
                 return;
             }
         }
@@ -97,6 +132,11 @@ impl DivisionBuilder {
         self.parts.append(&mut other.parts);
     }
 
+    /// Takes over what another has collected.
+    pub fn append_builder(&mut self, mut other: DivisionBuilder) {
+        self.parts.append(&mut other.parts);
+    }
+
     /// The division; refused when ranges overlap, as far as that shows: by page.
     pub fn build(mut self) -> Result<Division, Overlap> {
         self.parts.sort_by_key(|part| (part.page, part.leaf));
@@ -104,7 +144,7 @@ impl DivisionBuilder {
             let same = part.page == next.page && part.leaf == next.leaf;
             let joins = same && part.pages == 1 && next.pages == 1;
             if joins {
-                part.bytes += next.bytes;
+                part.bytes = part.bytes.saturating_add(next.bytes);
             }
             joins
         });
@@ -112,7 +152,7 @@ impl DivisionBuilder {
         let mut before: Option<Part> = None;
         for part in &self.parts {
             let same_page = before.is_some_and(|before| before.page == part.page);
-            claimed = part.bytes + if same_page { claimed } else { 0 };
+            claimed = u64::from(part.bytes) + if same_page { claimed } else { 0 };
             let in_a_run = before.is_some_and(|before| before.end() > part.page && !same_page);
             let two_runs = same_page && (part.pages > 1 || before.is_some_and(|it| it.pages > 1));
             if claimed > PAGE || in_a_run || two_runs {
@@ -138,7 +178,7 @@ impl Division {
         let from = self.parts.partition_point(|part| part.end() <= first);
         for part in self.parts[from..].iter().take_while(|part| part.page < end) {
             let pages = part.end().min(end) - part.page.max(first);
-            *bytes.entry(part.leaf).or_default() += pages * part.bytes;
+            *bytes.entry(part.leaf).or_default() += pages * u64::from(part.bytes);
         }
     }
 

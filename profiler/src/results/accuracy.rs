@@ -51,6 +51,9 @@ pub struct Comparison {
     pub limit_bytes: u64,
     /// How long the adapters took, in seconds; the program was frozen meanwhile.
     pub adapters_seconds: Option<f64>,
+    /// CPU time that they took, all threads together, in seconds.
+    #[serde(default)]
+    pub adapters_cpu_seconds: Option<f64>,
     /// Why there is nothing to compare.
     pub reason: Option<String>,
 }
@@ -109,6 +112,7 @@ mod tests {
             limit_percent: 0.1,
             limit_bytes: 0,
             adapters_seconds: None,
+            adapters_cpu_seconds: None,
             reason: None,
         }
     }

@@ -184,6 +184,10 @@ pub struct Adapter {
     pub at_seconds: f64,
     /// How long it took; the process was frozen meanwhile.
     pub took_seconds: f64,
+    /// CPU time of the profiler meanwhile, all its threads together; where the machine is shared, what remains of
+    /// `took_seconds` is waiting for a CPU.
+    #[serde(default)]
+    pub cpu_seconds: f64,
     /// Why it gave up; the regions are undivided then.
     pub refusal: Option<String>,
     /// What it found, resident or not: bytes where the name ends with `_bytes`, else a number.

@@ -208,6 +208,7 @@ fn adapters(accounts: &[Account], seconds: impl Fn(u64) -> f64) -> Vec<Adapter> 
             name: account.adapter.clone(),
             at_seconds: seconds(account.taken_ns),
             took_seconds: account.seconds,
+            cpu_seconds: account.cpu_seconds,
             refusal: account.refusal.clone(),
             books: account.books.clone(),
         })

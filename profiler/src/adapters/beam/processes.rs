@@ -1,7 +1,5 @@
 //! The table of processes, and where each has its heap and its stack.
 
-use std::ops::Range;
-
 use super::{
     super::{
         Books, Refusal,
@@ -47,14 +45,6 @@ pub(super) struct Span {
     pub(super) hend: u64,
 }
 
-/// The processes of the table that nobody has asked for, in address order.
-#[derive(Debug, PartialEq, Eq)]
-pub(super) struct Table {
-    processes: Vec<u64>,
-    /// How many of them have been taken.
-    taken: usize,
-}
-
 /// What is known of the processes.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(super) struct Processes {
@@ -64,8 +54,8 @@ pub(super) struct Processes {
     undivided: u64,
 }
 
-/// Reads the table.
-pub(super) fn table(memory: &Memory, machine: &Machine) -> Result<Table, Refusal> {
+/// The processes of the table, in address order.
+pub(super) fn table(memory: &Memory, machine: &Machine) -> Result<Vec<u64>, Refusal> {
     let table = machine.processes;
     let element_bytes = memory.u64(table.wrapping_add(TABLE_ELEMENT_SIZE))?;
     if element_bytes != PROCESS_BYTES {
@@ -100,35 +90,8 @@ pub(super) fn table(memory: &Memory, machine: &Machine) -> Result<Table, Refusal
             processes.len()
         )));
     }
-    processes.sort_unstable();
-    Ok(Table {
-        processes,
-        taken: 0,
-    })
-}
-
-impl Table {
-    /// The processes in a range. Ranges have to come in address order.
-    pub(super) fn take_in(&mut self, range: Range<u64>) -> &[u64] {
-        let rest = &self.processes[self.taken..];
-        // One below the range stays, for `must_be_empty` to tell of.
-        let inside = rest
-            .iter()
-            .take_while(|process| range.contains(process))
-            .count();
-        self.taken += inside;
-        &rest[..inside]
-    }
-
-    /// Every process is in a carrier.
-    pub(super) fn must_be_empty(&self) -> Result<(), Refusal> {
-        match self.processes.get(self.taken) {
-            None => Ok(()),
-            Some(process) => Err(Refusal(format!(
-                "the process at {process:#x} is in no carrier of fix_alloc"
-            ))),
-        }
-    }
+    processes.sort();
+    Ok(processes)
 }
 
 impl Processes {
@@ -174,10 +137,18 @@ impl Processes {
         Ok(())
     }
 
+    /// Takes over others.
+    pub(super) fn append(&mut self, mut other: Processes) {
+        self.spans.append(&mut other.spans);
+        self.count += other.count;
+        self.undivided += other.undivided;
+    }
+
     /// Heaps and old heaps, in address order.
     pub(super) fn take_spans(&mut self) -> Result<Vec<Span>, Refusal> {
         let mut spans = std::mem::take(&mut self.spans);
-        spans.sort_unstable_by_key(|span| span.heap);
+        // Processes that were made one after the other have their heaps so, too: the stable sort goes by such runs.
+        spans.sort_by_key(|span| span.heap);
         match spans.windows(2).find(|it| it[0].hend > it[1].heap) {
             None => Ok(spans),
             Some(pair) => Err(Refusal(format!(

@@ -102,6 +102,20 @@ fn objects_free_ones_and_what_threads_allocate_from_are_told_apart() {
 }
 
 #[test]
+fn the_word_behind_the_last_object_may_be_of_one_that_is_gone() {
+    let (sound, before) = divided(&heap()).expect("a sound heap");
+    let mut fake = heap();
+    let end = SMALL + 0x1000 + 32 + 64 + 24 + 32;
+    fake.put(end, TASK);
+    fake.put(VALUES + 8 * variable::ALLOCATED, end + 8);
+    let (division, tally) = divided(&fake).expect("a sound heap");
+    assert_eq!(tally.objects, before.objects);
+    assert_eq!(tally.allocating, before.allocating + 8);
+    let pages = SMALL + 0x1000..SMALL + 0x3000;
+    assert_eq!(division.leaves(pages.clone()), sound.leaves(pages));
+}
+
+#[test]
 fn what_is_not_understood_is_refused() {
     let refused = |change: &dyn Fn(&mut Fake)| {
         let mut fake = heap();

@@ -10,15 +10,18 @@
 //!   | object | object | object ... | nothing yet   | nothing (reserve) | object | object ... | nothing |
 //! ```
 
-use std::ops::Range;
+use std::{ops::Range, sync::Arc};
 
 use super::{
-    klass::{Classes, WORD},
+    klass::{Classes, Headers, WORD},
     tables::{Flags, Tables, View},
 };
 use crate::{
-    adapters::{Refusal, memory::Words},
-    classify::{Leaf, division::DivisionBuilder},
+    adapters::{Refusal, memory::Words, workers},
+    classify::{
+        Leaf,
+        division::{DivisionBuilder, Runs},
+    },
 };
 
 /// What a space holds.
@@ -76,11 +79,11 @@ const MOST_THREADS: u32 = 1 << 22;
 /// Divides the heap.
 pub fn divide(
     view: &View,
-    tables: &Tables,
     flags: &Flags,
-    classes: &Classes,
+    headers: &Headers,
     into: &mut DivisionBuilder,
 ) -> Result<Tally, Refusal> {
+    let tables = headers.tables();
     let heap = view.u64(tables.global("Universe", &["_collectedHeap"])?)?;
     let field = |name: &[&str]| tables.offset(&["CollectedHeap"], name);
     let busy = field(&["_is_stw_gc_active", "_is_gc_active"])?;
@@ -110,73 +113,50 @@ pub fn divide(
     };
     spaces.sort_unstable_by_key(|space| space.bottom);
     check(&spaces, &reserved)?;
-    let holes = holes(view, tables, classes)?;
+    let holes = holes(view, tables, headers)?;
 
-    let mut walk = Walk {
-        view,
-        classes,
-        holes: &holes,
-        runs: Vec::new(),
-    };
+    let rows = rows(&spaces);
+    let (shared, files) = (view.memory().shared(), view.files());
+    let divided = workers::share(&rows, |queue| {
+        let memory = shared.memory();
+        let view = View::new(&memory, Arc::clone(&files));
+        let classes = Classes::new(&view, headers);
+        let walk = Walk {
+            view: &view,
+            classes: &classes,
+            holes: &holes,
+        };
+        queue.map(|(index, row)| (index, walk.row(row))).collect()
+    });
+
     let mut tally = Tally::default();
     let mut first_refusal = None;
-    // End of the last object: one of several regions ends in the last of them.
-    let mut end_of_object = Ok(reserved.start);
-    for (index, space) in spaces.iter().enumerate() {
-        tally.spaces += 1;
-        tally.used += space.top - space.bottom;
-        let nothing = space.top == space.bottom;
-        tally.empty_spaces += u64::from(nothing);
-        walk.runs.clear();
-        let humongous = |kind| matches!(kind, Kind::HumongousStart | Kind::HumongousRest);
-        // How far an object that starts here may reach.
-        let limit = match space.kind {
-            Kind::Plain => space.top,
-            Kind::HumongousStart | Kind::HumongousRest => {
-                let rest = spaces[index..].windows(2).take_while(|pair| {
-                    pair[1].kind == Kind::HumongousRest && pair[1].bottom == pair[0].end
-                });
-                rest.last().map_or(space.top, |pair| pair[1].top)
-            }
-        };
-        let mut own = Tally::default();
-        end_of_object = match (space.kind, end_of_object) {
-            (Kind::HumongousRest, Err(refusal)) => Err(refusal),
-            (Kind::HumongousRest, Ok(end)) if end < space.bottom => Err(Refusal(format!(
-                "the region at {:#x} continues no object",
-                space.bottom
-            ))),
-            (Kind::HumongousRest, Ok(end)) => {
-                walk.objects(space, end.max(space.bottom), limit, &mut own)
-            }
-            (_, _) => walk.objects(space, space.bottom, limit, &mut own),
-        };
-        match &end_of_object {
-            Ok(end) => {
-                for (range, leaf) in walk.runs.drain(..) {
-                    into.add(range, leaf);
-                }
-                // An object of several regions belongs to where it starts, and fills these.
-                let free = match humongous(space.kind) {
-                    true => space.end.min((*end).max(space.bottom)),
-                    false => space.top,
-                };
-                into.add(free..space.end, Leaf::HeapFree);
-                tally.add(&own);
-            }
-            Err(refusal) => {
-                tally.undivided_bytes += space.top - space.bottom;
-                first_refusal.get_or_insert_with(|| refusal.clone());
-                if !humongous(space.kind) {
-                    into.add(space.top..space.end, Leaf::HeapFree);
-                }
-            }
-        }
+    for row in divided {
+        tally.add(&row.tally);
+        into.add_runs(row.runs);
+        first_refusal = first_refusal.or(row.refusal);
     }
     match first_refusal {
         Some(refusal) if tally.undivided_bytes > tally.used / MOST_UNDIVIDED => Err(refusal),
         _ => Ok(tally),
     }
+}
+
+/// Spaces that can be read without any other: each by itself, but what an object of several regions fills
+/// together.
+fn rows(spaces: &[Space]) -> Vec<&[Space]> {
+    spaces
+        .chunk_by(|_, next| next.kind == Kind::HumongousRest)
+        .collect()
+}
+
+/// What has been found in a row of spaces.
+#[derive(Default)]
+struct Row {
+    runs: Runs,
+    tally: Tally,
+    /// Why the first space that stays undivided does.
+    refusal: Option<Refusal>,
 }
 
 /// A space may be unreadable for good reasons: a thread was stopped between taking memory and writing a
@@ -185,6 +165,10 @@ const MOST_UNDIVIDED: u64 = 20;
 
 impl Tally {
     fn add(&mut self, other: &Tally) {
+        self.spaces += other.spaces;
+        self.empty_spaces += other.empty_spaces;
+        self.used += other.used;
+        self.undivided_bytes += other.undivided_bytes;
         self.objects += other.objects;
         self.object_bytes += other.object_bytes;
         self.chunks += other.chunks;
@@ -326,7 +310,7 @@ fn space_at(view: &View, tables: &Tables, space: u64, owners: &[&str]) -> Result
 }
 
 /// What each thread has taken for objects and not used, in address order.
-fn holes(view: &View, tables: &Tables, classes: &Classes) -> Result<Vec<Range<u64>>, Refusal> {
+fn holes(view: &View, tables: &Tables, headers: &Headers) -> Result<Vec<Range<u64>>, Refusal> {
     let list = view.u64(tables.global("ThreadsSMRSupport", &["_java_thread_list"])?)?;
     let field = |name| tables.offset(&["ThreadsList"], &[name]);
     let length = view.u32(at(list, field("_length")?))?;
@@ -348,7 +332,7 @@ fn holes(view: &View, tables: &Tables, classes: &Classes) -> Result<Vec<Range<u6
     let prefetch =
         word("ThreadLocalAllocBuffer", "_reserve_for_allocation_prefetch").unwrap_or(Ok(0))?;
     let reserve = filler.max(prefetch).saturating_mul(WORD);
-    let reserve = reserve.next_multiple_of(classes.alignment());
+    let reserve = reserve.next_multiple_of(headers.alignment());
 
     let mut holes = Vec::new();
     for index in 0..u64::from(length) {
@@ -381,23 +365,89 @@ fn holes(view: &View, tables: &Tables, classes: &Classes) -> Result<Vec<Range<u6
     }
 }
 
+/// How far an object that starts in the first of these may reach.
+fn limit(spaces: &[Space]) -> u64 {
+    let first = spaces[0];
+    if first.kind == Kind::Plain {
+        return first.top;
+    }
+    let rest = spaces
+        .windows(2)
+        .take_while(|pair| pair[1].kind == Kind::HumongousRest && pair[1].bottom == pair[0].end);
+    rest.last().map_or(first.top, |pair| pair[1].top)
+}
+
 /// Goes from object to object.
 struct Walk<'a> {
     view: &'a View<'a>,
     classes: &'a Classes<'a>,
     holes: &'a [Range<u64>],
-    /// What has been found in the space at hand.
-    runs: Vec<(Range<u64>, Leaf)>,
 }
 
 impl Walk<'_> {
+    /// A row of spaces; see [`rows`].
+    fn row(&self, spaces: &[Space]) -> Row {
+        let mut row = Row::default();
+        // End of the last object: one of several regions ends in the last of them.
+        let mut end_of_object = Ok(0);
+        for (index, space) in spaces.iter().enumerate() {
+            row.tally.spaces += 1;
+            row.tally.used += space.top - space.bottom;
+            row.tally.empty_spaces += u64::from(space.top == space.bottom);
+            let (mut runs, mut own) = (Runs::default(), Tally::default());
+            end_of_object = match (space.kind, end_of_object) {
+                (Kind::HumongousRest, Err(refusal)) => Err(refusal),
+                (Kind::HumongousRest, Ok(end)) if end < space.bottom => Err(Refusal(format!(
+                    "the region at {:#x} continues no object",
+                    space.bottom
+                ))),
+                (Kind::HumongousRest, Ok(end)) => self.objects(
+                    space,
+                    end.max(space.bottom),
+                    limit(&spaces[index..]),
+                    &mut runs,
+                    &mut own,
+                ),
+                (_, _) => self.objects(
+                    space,
+                    space.bottom,
+                    limit(&spaces[index..]),
+                    &mut runs,
+                    &mut own,
+                ),
+            };
+            let humongous = space.kind != Kind::Plain;
+            match &end_of_object {
+                Ok(end) => {
+                    row.runs.append(runs);
+                    // An object of several regions belongs to where it starts, and fills these.
+                    let free = match humongous {
+                        true => space.end.min((*end).max(space.bottom)),
+                        false => space.top,
+                    };
+                    row.runs.add(free..space.end, Leaf::HeapFree);
+                    row.tally.add(&own);
+                }
+                Err(refusal) => {
+                    row.tally.undivided_bytes += space.top - space.bottom;
+                    row.refusal.get_or_insert_with(|| refusal.clone());
+                    if !humongous {
+                        row.runs.add(space.top..space.end, Leaf::HeapFree);
+                    }
+                }
+            }
+        }
+        row
+    }
+
     /// The objects from `from` to the top of a space; where the last of them ends, which is not beyond
     /// `limit`.
     fn objects(
-        &mut self,
+        &self,
         space: &Space,
         from: u64,
         limit: u64,
+        runs: &mut Runs,
         tally: &mut Tally,
     ) -> Result<u64, Refusal> {
         let first = self.holes.partition_point(|hole| hole.start < from);
@@ -412,7 +462,7 @@ impl Walk<'_> {
                     )));
                 }
                 tally.tlab_bytes += hole.end - hole.start;
-                self.run(hole.clone(), Leaf::HeapFree);
+                runs.add(hole.clone(), Leaf::HeapFree);
                 at = hole.end;
                 continue;
             }
@@ -428,12 +478,12 @@ impl Walk<'_> {
             match object.frames {
                 _ if object.is_filler => {
                     tally.filler_bytes += object.bytes;
-                    self.run(at..end, Leaf::HeapFree);
+                    runs.add(at..end, Leaf::HeapFree);
                 }
                 None => {
                     tally.objects += 1;
                     tally.object_bytes += object.bytes;
-                    self.run(at..end, Leaf::HeapObjects);
+                    runs.add(at..end, Leaf::HeapObjects);
                 }
                 Some((used, used_end)) => {
                     if used < at || used_end < used || used_end > end {
@@ -442,23 +492,14 @@ impl Walk<'_> {
                     tally.chunks += 1;
                     tally.chunk_bytes += object.bytes;
                     tally.frame_bytes += used_end - used;
-                    self.run(at..used, Leaf::TaskStackUnused);
-                    self.run(used..used_end, Leaf::TaskStack);
-                    self.run(used_end..end, Leaf::TaskStackUnused);
+                    runs.add(at..used, Leaf::TaskStackUnused);
+                    runs.add(used..used_end, Leaf::TaskStack);
+                    runs.add(used_end..end, Leaf::TaskStackUnused);
                 }
             }
             at = end;
         }
         Ok(at)
-    }
-
-    /// Appends to what has been found; objects of one leaf make one range.
-    fn run(&mut self, range: Range<u64>, leaf: Leaf) {
-        match self.runs.last_mut() {
-            Some((last, same)) if *same == leaf && last.end == range.start => last.end = range.end,
-            _ if range.is_empty() => {}
-            _ => self.runs.push((range, leaf)),
-        }
     }
 
     fn object(&self, at: u64) -> Result<super::klass::Object, Refusal> {

@@ -73,9 +73,9 @@ pub struct Object {
     pub frames: Option<(u64, u64)>,
 }
 
-/// Knows the classes.
-pub struct Classes<'a> {
-    view: &'a View<'a>,
+/// How the header of an object leads to its class, and where that says how long the object is.
+#[derive(Clone, Copy)]
+pub struct Headers<'a> {
     tables: &'a Tables,
     header: Header,
     base: u64,
@@ -93,6 +93,12 @@ pub struct Classes<'a> {
     log2_shift: u32,
     log2_mask: u32,
     mirror_words_at: u64,
+}
+
+/// Knows the classes.
+pub struct Classes<'a> {
+    view: &'a View<'a>,
+    headers: &'a Headers<'a>,
     /// By the class pointer as the header has it. The array answers nearly all questions.
     known: RefCell<HashMap<u64, Class>>,
     recent: RefCell<Vec<(u64, Class)>>,
@@ -103,13 +109,9 @@ const RECENT: usize = 1024;
 /// The longest instance that is believed, in bytes. A class has at most 65,535 fields of 8 bytes.
 const LONGEST_INSTANCE: u64 = 1 << 20;
 
-impl<'a> Classes<'a> {
-    /// Learns from the tables how classes are found.
-    pub fn new(
-        view: &'a View<'a>,
-        tables: &'a Tables,
-        flags: &Flags,
-    ) -> Result<Classes<'a>, Refusal> {
+impl<'a> Headers<'a> {
+    /// Learns it from the tables.
+    pub fn read(view: &View, tables: &'a Tables, flags: &Flags) -> Result<Headers<'a>, Refusal> {
         let header = if flags.is_set(view, "UseCompactObjectHeaders")? {
             let shift = tables.constant(&["markWord::klass_shift"])?;
             let shift = u32::try_from(shift).ok().filter(|&shift| shift < 64);
@@ -142,8 +144,7 @@ impl<'a> Classes<'a> {
             value.ok_or_else(|| Refusal(format!("{} is too large", names.join("|"))))
         };
         let mirror = view.u32(tables.global("java_lang_Class", &["_oop_size_offset"])?)?;
-        Ok(Classes {
-            view,
+        Ok(Headers {
             tables,
             header,
             base,
@@ -163,14 +164,29 @@ impl<'a> Classes<'a> {
             log2_shift: small(&["Klass::_lh_log2_element_size_shift"], 31)?,
             log2_mask: small(&["Klass::_lh_log2_element_size_mask"], 0xff)?,
             mirror_words_at: u64::from(mirror),
-            known: RefCell::default(),
-            recent: RefCell::new(vec![(u64::MAX, NO_CLASS); RECENT]),
         })
+    }
+
+    /// What they were read from.
+    pub fn tables(&self) -> &'a Tables {
+        self.tables
     }
 
     /// Objects lie at multiples of this.
     pub fn alignment(&self) -> u64 {
         self.alignment
+    }
+}
+
+impl<'a> Classes<'a> {
+    /// None is known yet.
+    pub fn new(view: &'a View<'a>, headers: &'a Headers<'a>) -> Classes<'a> {
+        Classes {
+            view,
+            headers,
+            known: RefCell::default(),
+            recent: RefCell::new(vec![(u64::MAX, NO_CLASS); RECENT]),
+        }
     }
 
     /// The object at `at`; `word` reads a word of the heap.
@@ -181,7 +197,7 @@ impl<'a> Classes<'a> {
     ) -> Result<Object, Refusal> {
         // The word behind the mark word is read in any case: no object ends before it.
         let second = word(at.wrapping_add(WORD))?;
-        let (pointer, length) = match self.header {
+        let (pointer, length) = match self.headers.header {
             Header::Compact { shift } => (word(at)? >> shift, second & 0xffff_ffff),
             Header::Narrow => (second & 0xffff_ffff, second >> 32),
             // Of an array alone; other objects may end here.
@@ -197,7 +213,7 @@ impl<'a> Classes<'a> {
         let bytes = match class.length {
             Length::Fixed(bytes) => Some(bytes),
             Length::Array { header, log2 } => {
-                let length = match self.header {
+                let length = match self.headers.header {
                     Header::Wide => half(2 * WORD)?,
                     _ => length,
                 };
@@ -218,13 +234,13 @@ impl<'a> Classes<'a> {
                 ));
                 // instanceStackChunkKlass.inline.hpp: the fields, the words, and a bit for each place that
                 // may hold a reference.
-                let bitmap = (size * self.bits_a_word).div_ceil(64);
+                let bitmap = (size * self.headers.bits_a_word).div_ceil(64);
                 Some(layout.stack_at + (size + bitmap) * WORD)
             }
         };
         let bytes = bytes
-            .map(|bytes| bytes.next_multiple_of(self.alignment))
-            .filter(|&bytes| bytes >= 2 * WORD || bytes == self.alignment)
+            .map(|bytes| bytes.next_multiple_of(self.headers.alignment))
+            .filter(|&bytes| bytes >= 2 * WORD || bytes == self.headers.alignment)
             .ok_or_else(|| Refusal(format!("the object at {at:#x} has no possible length")))?;
         Ok(Object {
             bytes,
@@ -243,23 +259,32 @@ impl<'a> Classes<'a> {
         let known = self.known.borrow().get(&pointer).copied();
         let class = match known {
             Some(class) => class,
-            None => self.learn(pointer)?,
+            None => {
+                let class = self.learn(pointer)?;
+                self.known.borrow_mut().insert(pointer, class);
+                class
+            }
         };
-        self.known.borrow_mut().insert(pointer, class);
         self.recent.borrow_mut()[slot] = (pointer, class);
         Ok(class)
     }
 
     fn learn(&self, pointer: u64) -> Result<Class, Refusal> {
-        let klass = self.base.wrapping_add(pointer << self.shift);
+        let klass = self
+            .headers
+            .base
+            .wrapping_add(pointer << self.headers.shift);
         let at = |offset: u64| klass.wrapping_add(offset);
         let no_class = || Refusal(format!("there is no class at {klass:#x}"));
         let readable = |_| no_class();
         if pointer == 0 || !klass.is_multiple_of(WORD) {
             return Err(no_class());
         }
-        let helper = self.view.u32(at(self.layout_helper)).map_err(readable)?;
-        let symbol = self.view.u64(at(self.name)).map_err(readable)?;
+        let helper = self
+            .view
+            .u32(at(self.headers.layout_helper))
+            .map_err(readable)?;
+        let symbol = self.view.u64(at(self.headers.name)).map_err(readable)?;
         let name = self.symbol(symbol).map_err(|_| no_class())?;
         let is_filler =
             name == "jdk/internal/vm/FillerObject" || name == "[Ljdk/internal/vm/FillerElement;";
@@ -267,8 +292,8 @@ impl<'a> Classes<'a> {
         let length = if is_array != name.starts_with('[') {
             return Err(no_class());
         } else if is_array {
-            let header = helper >> self.header_shift & self.header_mask;
-            let log2 = helper >> self.log2_shift & self.log2_mask;
+            let header = helper >> self.headers.header_shift & self.headers.header_mask;
+            let log2 = helper >> self.headers.log2_shift & self.headers.log2_mask;
             if !(8..=32).contains(&header) || log2 > 3 {
                 return Err(no_class());
             }
@@ -277,13 +302,13 @@ impl<'a> Classes<'a> {
                 log2,
             }
         } else {
-            let bytes = u64::from(helper & !self.slow_path);
+            let bytes = u64::from(helper & !self.headers.slow_path);
             if bytes == 0 || bytes > LONGEST_INSTANCE || !bytes.is_multiple_of(WORD) {
                 return Err(no_class());
             }
             match name.as_str() {
                 "java/lang/Class" => Length::Mirror {
-                    words_at: self.mirror_words_at,
+                    words_at: self.headers.mirror_words_at,
                 },
                 "jdk/internal/vm/StackChunk" => {
                     Length::StackChunk(self.chunk_layout(klass, bytes)?)
@@ -296,10 +321,12 @@ impl<'a> Classes<'a> {
 
     /// A `Symbol` (hotspot/share/oops/symbol.hpp): a length of two bytes, and the text.
     fn symbol(&self, address: u64) -> Result<String, Refusal> {
-        let length = self.view.u16(address.wrapping_add(self.symbol_length))?;
+        let length = self
+            .view
+            .u16(address.wrapping_add(self.headers.symbol_length))?;
         let mut text = vec![0; usize::from(length)];
         self.view
-            .read(address.wrapping_add(self.symbol_body), &mut text)?;
+            .read(address.wrapping_add(self.headers.symbol_body), &mut text)?;
         let text = String::from_utf8(text).ok();
         text.filter(|text| !text.is_empty() && !text.contains('\0'))
             .ok_or_else(|| Refusal(format!("the symbol at {address:#x} is no text")))
@@ -314,7 +341,7 @@ impl<'a> Classes<'a> {
     ///   initial value (if flag 0 is set), generic signature (flag 2), group (flag 4)
     /// ```
     fn chunk_layout(&self, klass: u64, bytes: u64) -> Result<ChunkLayout, Refusal> {
-        let tables = self.tables;
+        let tables = self.headers.tables;
         let owner = ["InstanceKlass"];
         let stream = tables.offset(&owner, &["_fieldinfo_stream"])?;
         let stream = self.view.u64(klass.wrapping_add(stream))?;

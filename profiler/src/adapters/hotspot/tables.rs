@@ -11,6 +11,7 @@ use std::{
     fs::File,
     ops::Range,
     os::unix::fs::FileExt,
+    sync::Arc,
 };
 
 use crate::{
@@ -28,25 +29,33 @@ use crate::{
 /// instead fails the checks of whoever reads it).
 pub struct View<'a> {
     memory: &'a Memory<'a>,
-    files: Vec<Mapped>,
+    files: Files,
     pages: RefCell<HashMap<u64, Box<[u8]>>>,
 }
 
+/// The files behind a view, which threads may share.
+pub type Files = Arc<Vec<Mapped>>;
+
 /// A mapped file.
-struct Mapped {
+pub struct Mapped {
     range: Range<u64>,
     offset: u64,
     file: File,
 }
 
 impl<'a> View<'a> {
-    /// Of memory alone.
-    pub fn new(memory: &'a Memory<'a>) -> View<'a> {
+    /// Of memory, with files behind it.
+    pub fn new(memory: &'a Memory<'a>, files: Files) -> View<'a> {
         View {
             memory,
-            files: Vec::new(),
+            files,
             pages: RefCell::default(),
         }
+    }
+
+    /// The files behind it.
+    pub fn files(&self) -> Files {
+        Arc::clone(&self.files)
     }
 
     /// With the files of a process behind it.
@@ -62,10 +71,8 @@ impl<'a> View<'a> {
                 file: elf::open(process.tgid, vma)?,
             })
         };
-        View {
-            files: process.vmas.iter().filter(known).filter_map(open).collect(),
-            ..View::new(memory)
-        }
+        let files = process.vmas.iter().filter(known).filter_map(open);
+        View::new(memory, Arc::new(files.collect()))
     }
 
     /// The resident memory.

@@ -307,7 +307,11 @@ impl Machine {
         let resident = self.fake.resident();
         let memory = Memory::new(&self.fake, &resident);
         let mut into = DivisionBuilder::default();
-        let books = divide_machine(&View::new(&memory), &self.exports, &mut into)?;
+        let books = divide_machine(
+            &View::new(&memory, tables::Files::default()),
+            &self.exports,
+            &mut into,
+        )?;
         Ok((into.build().expect("no overlap"), books))
     }
 }
