@@ -3,7 +3,7 @@
 //! The modules stand in the order of the pipeline; each imports only from those above it.
 //!
 //! ```text
-//! limits -> launch -> probes -> events -> regions + residency -> classify -> adapters -> peak -> results -> report, charts -> export
+//! limits -> launch -> probes -> events -> regions + residency -> classify -> adapters -> peak -> results -> charts -> report -> export
 //! ```
 
 pub mod units;
@@ -25,9 +25,9 @@ pub mod kernel_memory;
 pub mod peak;
 pub mod results;
 
-pub mod report;
-
 pub mod charts;
+
+pub mod report;
 
 pub mod export;
 

@@ -1,6 +1,7 @@
 //! `cargo xtask`: everything around the profiler. One module a subcommand.
 
 mod accuracy;
+mod browser;
 mod build;
 mod ebpf;
 mod launch;

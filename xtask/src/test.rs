@@ -1,5 +1,5 @@
 //! `cargo xtask test`: every test. Those that attach probes need root; their executables are built as
-//! the user and started through sudo. In the end, what adapters find at 10,000 tasks is held against the
+//! the user and started through sudo; those of the HTML report need a browser. In the end, what adapters find at 10,000 tasks is held against the
 //! runtimes' own books.
 
 use std::path::Path;
@@ -7,7 +7,9 @@ use std::path::Path;
 use anyhow::{Context, Result};
 
 use crate::{
-    accuracy, build, ebpf,
+    accuracy,
+    browser::name_browser,
+    build, ebpf,
     process::{Command, Run, output},
     setup::as_root,
 };
@@ -33,6 +35,7 @@ pub fn run(options: &Options, root: &Path) -> Result<()> {
     };
     let mut unprivileged = with_object(&["test", "--workspace"]);
     unprivileged.args(&options.filter);
+    name_browser(&mut unprivileged, root);
     unprivileged.run()?;
 
     // The programs under test are part of the build.

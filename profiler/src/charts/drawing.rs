@@ -138,6 +138,8 @@ pub fn lines(area: &Area, (x, mut y): (i32, i32), kind: &Type, lines: &[String])
 /// A finished figure.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Figure {
+    /// What it shows, in a sentence.
+    pub title: String,
     /// The figure as an SVG document.
     pub svg: String,
 }
@@ -151,6 +153,7 @@ impl Figure {
         let mut svg = String::new();
         draw(blocks, &mut svg, height).expect("a String takes every shape and text");
         Figure {
+            title: title.to_owned(),
             svg: finish(&svg, height, title),
         }
     }

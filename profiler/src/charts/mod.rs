@@ -23,13 +23,15 @@ use std::collections::BTreeMap;
 use std::io;
 use std::path::{Path, PathBuf};
 
+use plotters::style::RGBColor;
 use thiserror::Error;
 
+use crate::classify::Class;
 use crate::results::accuracy::Accuracy;
 use crate::results::slopes::slopes_of;
 use crate::results::store::{StoreError, write_atomically};
-use crate::results::summary::{FEWEST_TASKS, cells, of_least_load, programs, task_counts};
-use crate::results::{Outcome, Results, Run};
+use crate::results::summary::{Cell, FEWEST_TASKS, cells, of_least_load, programs, task_counts};
+use crate::results::{Outcome, Peak, Results, Run};
 
 pub use drawing::Figure;
 
@@ -132,18 +134,41 @@ pub fn timeline_of(results: &Results, run: &Run) -> Option<Figure> {
     timeline::figure(results, run)
 }
 
+/// What [`timeline_of`] finds: the title of that figure.
+pub fn finding_of_run(run: &Run, peak: &Peak) -> String {
+    timeline::finding(run, peak)
+}
+
+/// What the figure `tasks-<count>` finds, of the cells at that N from least to most memory.
+pub fn finding_of_tasks(cells: &[&Cell], count: u64) -> String {
+    tasks::finding(cells, count)
+}
+
+/// The colour of a class in every figure, `#rrggbb`.
+pub fn css_colour(class: Class) -> String {
+    let RGBColor(red, green, blue) = style::class_colour(class);
+    format!("#{red:02x}{green:02x}{blue:02x}")
+}
+
 /// Draws every figure of `results` into `directory`, which must exist, as `.svg` and `.png`. Returns
 /// the files written. Each file is replaced whole or not at all.
 pub fn draw_all(results: &Results, directory: &Path) -> Result<Vec<PathBuf>, ChartError> {
+    save_all(&figures(results), directory)
+}
+
+/// As [`draw_all`], of figures that there are already.
+pub fn save_all(
+    figures: &[(String, Figure)],
+    directory: &Path,
+) -> Result<Vec<PathBuf>, ChartError> {
     let mut written = Vec::new();
-    let figures = figures(results);
     for folder in [TIMELINES, LEAVES] {
         if figures.iter().any(|(name, _)| name.starts_with(folder)) {
             make_folder(&directory.join(folder)).map_err(ChartError::Folder)?;
         }
     }
     for (name, figure) in figures {
-        written.extend(save(&figure, directory, &name)?);
+        written.extend(save(figure, directory, name)?);
     }
     Ok(written)
 }

@@ -283,7 +283,7 @@ fn label(value: f64, unit: &str) -> String {
 }
 
 /// The title: how high, when, and of what.
-fn finding(run: &Run, peak: &Peak) -> String {
+pub fn finding(run: &Run, peak: &Peak) -> String {
     let tasks = run
         .tasks
         .map(|tasks| format!(", {}", counted(tasks, "task")))

@@ -27,6 +27,8 @@ pub enum Format {
     Markdown,
     /// Peaks as gauges, in the text format of OpenMetrics.
     OpenMetrics,
+    /// A page for a browser, see [`report::html_report`].
+    Html,
     /// The figure that says most, see [`charts::headline`], as SVG.
     Svg,
     /// The same as PNG.
@@ -50,10 +52,11 @@ pub enum ExportError {
 impl Format {
     /// How files of each form end, which is also what the form is called by on the command line. Of names that
     /// end in another one, the longer stands first.
-    pub const ENDINGS: [(&str, Format); 7] = [
+    pub const ENDINGS: [(&str, Format); 8] = [
         ("json", Format::Json),
         ("csv", Format::Csv),
         ("txt", Format::Text),
+        ("html", Format::Html),
         ("md", Format::Markdown),
         ("prom", Format::OpenMetrics),
         ("svg", Format::Svg),
@@ -95,6 +98,7 @@ impl Format {
             Format::Text => Ok(report::results_report(results, Colour::Off).into_bytes()),
             Format::Markdown => Ok(report::markdown(results).into_bytes()),
             Format::OpenMetrics => Ok(openmetrics::text(results).into_bytes()),
+            Format::Html => Ok(report::html_report(results).into_bytes()),
             Format::Svg => Ok(headline(results)?.svg.into_bytes()),
             Format::Png => Ok(headline(results)?.png()?),
         }

@@ -47,6 +47,43 @@ impl<const N: usize> Table<N> {
     }
 }
 
+/// A table that stands by itself: which of its rows tell of a failure, and what is said below it, broken into lines
+/// as a terminal wants it.
+pub struct Noted<const N: usize> {
+    pub table: Table<N>,
+    pub failed: Vec<bool>,
+    pub notes: Vec<String>,
+}
+
+impl<const N: usize> Noted<N> {
+    /// For a terminal: the table, an empty line and the notes. Ends with a newline.
+    pub fn text(&self, colour: Colour) -> String {
+        let lines = self.table.lines(colour);
+        let mut text = lines[0].clone() + "\n";
+        for (line, failed) in lines[1..].iter().zip(&self.failed) {
+            text += &if *failed {
+                colour.red(line)
+            } else {
+                line.clone()
+            };
+            text.push('\n');
+        }
+        text.push('\n');
+        for note in &self.notes {
+            text += note;
+            text.push('\n');
+        }
+        text
+    }
+}
+
+/// The first column is names, the others are figures.
+pub const fn names_and_figures<const N: usize>() -> [Flush; N] {
+    let mut flush = [Flush::Right; N];
+    flush[0] = Flush::Left;
+    flush
+}
+
 /// One line a row, each column as wide as its widest text, two spaces between columns, none at the end.
 pub fn align<const N: usize>(rows: &[[String; N]], flush: [Flush; N]) -> Vec<String> {
     let widest: [usize; N] = std::array::from_fn(|column| {

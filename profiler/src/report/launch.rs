@@ -5,8 +5,7 @@ use crate::results::launch::{Launch, launch};
 use crate::results::summary::Cell;
 use crate::units::{thousands, three_digits};
 
-use super::Colour;
-use super::columns::{Flush, align};
+use super::columns::{Noted, Table, names_and_figures};
 
 const HEADINGS: [&str; 9] = [
     "program",
@@ -20,40 +19,40 @@ const HEADINGS: [&str; 9] = [
     "plateau CPU",
 ];
 
-const FLUSH: [Flush; 9] = {
-    let mut flush = [Flush::Right; 9];
-    flush[0] = Flush::Left;
-    flush
-};
+const EXPLANATION: &str = "\
+all alive: seconds from exec; launch, CPU, faults and switches: µs, µs of CPU, page faults and context
+switches a task, from launch=N to alive=N; exit CPU: µs a task; plateau CPU: percent of one CPU while all wait";
 
-/// The table; empty where no program said when its tasks were alive.
-pub fn launch_table(cells: &[Cell], colour: Colour) -> String {
+const INHERITED: &str = "counted by counters that each thread inherits, which lengthens its launch by some µs: \
+                         no cgroup could be counted";
+
+/// The table; `None` where no program said when its tasks were alive.
+pub fn launch_table(cells: &[Cell]) -> Option<Noted<9>> {
     let known: Vec<(&Cell, Launch)> = cells
         .iter()
         .filter_map(|cell| Some((cell, launch(cell)?)))
         .filter(|(_, launch)| launch.seconds.is_some())
         .collect();
-    if known.is_empty() {
-        return String::new();
-    }
-    let mut rows = vec![HEADINGS.map(str::to_owned)];
-    rows.extend(
-        known
-            .iter()
-            .map(|(cell, launch)| row(&cell.run().label, launch)),
-    );
-    let lines = align(&rows, FLUSH);
-    let mut table = colour.bold(&lines[0]) + "\n" + &lines[1..].join("\n");
-    table += "\n\nall alive: seconds from exec; launch, CPU, faults and switches: µs, µs of CPU, page faults and context\n";
-    table += "switches a task, from launch=N to alive=N; exit CPU: µs a task; plateau CPU: percent of one CPU while all wait\n";
+    let rows = known
+        .iter()
+        .map(|(cell, launch)| row(&cell.run().label, launch));
     let inherited = |(cell, _): &(&Cell, Launch)| {
         let mut runs = cell.completed_runs();
         runs.any(|run| run.counters.scope == Some(Scope::Inherited))
     };
+    let mut notes = vec![EXPLANATION.to_owned()];
     if known.iter().any(inherited) {
-        table += "counted by counters that each thread inherits, which lengthens its launch by some µs: no cgroup could be counted\n";
+        notes.push(INHERITED.to_owned());
     }
-    table
+    (!known.is_empty()).then(|| Noted {
+        table: Table {
+            headings: HEADINGS,
+            flush: names_and_figures(),
+            rows: rows.collect(),
+        },
+        failed: vec![false; known.len()],
+        notes,
+    })
 }
 
 fn row(label: &str, launch: &Launch) -> [String; 9] {

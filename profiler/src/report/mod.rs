@@ -1,10 +1,13 @@
-//! Results as text for a terminal: a table over many runs, or a page about one. Values in, text out.
+//! Results for people: as text for a terminal, a table over many runs or a page about one, as an HTML file, and as
+//! the draft of a post. Values in, text out.
 
 mod call_stacks;
 mod columns;
 mod compare;
+mod html;
 mod launch;
 mod markdown;
+mod post;
 mod processes;
 mod regions;
 mod run;
@@ -13,7 +16,9 @@ mod table;
 mod trust;
 
 pub use compare::comparison_report;
+pub use html::html_report;
 pub use markdown::markdown;
+pub use post::{Chart, post};
 pub use run::run_report;
 pub use table::results_table;
 

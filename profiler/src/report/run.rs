@@ -27,32 +27,12 @@ pub fn run_report(run: &Run, colour: Colour) -> String {
 
 fn write_report(out: &mut String, run: &Run, colour: Colour) -> std::fmt::Result {
     let command = run.command.join(" ");
-    let name = if run.label.is_empty() {
-        &command
-    } else {
-        &run.label
-    };
-    let tasks = run
-        .tasks
-        .map(|tasks| format!(", {} tasks", thousands(tasks)))
-        .unwrap_or_default();
-    writeln!(out, "{}", colour.bold(&format!("{name}{tasks}")))?;
-    if *name != command && !command.is_empty() {
+    writeln!(out, "{}", colour.bold(&title(run)))?;
+    if !run.label.is_empty() && run.label != command && !command.is_empty() {
         writeln!(out, "{command}")?;
     }
-    if run.outcome != Outcome::Completed {
-        let word = if run.outcome == Outcome::Failed {
-            "failed"
-        } else {
-            "unavailable"
-        };
-        let reason = run.reason.as_deref().unwrap_or("no reason was recorded");
-        let told = if reason.starts_with(word) {
-            reason.to_owned()
-        } else {
-            format!("{word}: {reason}")
-        };
-        writeln!(out, "{}", colour.red(&told))?;
+    if let Some(failure) = failure(run) {
+        writeln!(out, "{}", colour.red(&failure))?;
     }
     match &run.peak {
         Some(peak) => write_peak(out, run, peak, colour)?,
@@ -71,6 +51,36 @@ fn write_report(out: &mut String, run: &Run, colour: Colour) -> std::fmt::Result
         writeln!(out, "{}", colour.red(&format!("warning: {warning}")))?;
     }
     Ok(())
+}
+
+/// What was run: `Go, 100,000 tasks`.
+pub fn title(run: &Run) -> String {
+    let command = run.command.join(" ");
+    let name = if run.label.is_empty() {
+        &command
+    } else {
+        &run.label
+    };
+    match run.tasks {
+        Some(1) => format!("{name}, 1 task"),
+        Some(tasks) => format!("{name}, {} tasks", thousands(tasks)),
+        None => name.clone(),
+    }
+}
+
+/// Why it did not complete: `failed: exit status 2`; `None` when it did.
+pub fn failure(run: &Run) -> Option<String> {
+    let word = match run.outcome {
+        Outcome::Completed => return None,
+        Outcome::Failed => "failed",
+        Outcome::Unavailable => "unavailable",
+    };
+    let reason = run.reason.as_deref().unwrap_or("no reason was recorded");
+    Some(if reason.starts_with(word) {
+        reason.to_owned()
+    } else {
+        format!("{word}: {reason}")
+    })
 }
 
 fn write_peak(out: &mut String, run: &Run, peak: &Peak, colour: Colour) -> std::fmt::Result {
@@ -156,7 +166,7 @@ fn write_kernel(out: &mut String, peak: &Peak, colour: Colour) -> std::fmt::Resu
         human(total_bytes(peak))
     )?;
     match &kernel.check {
-        Some(check) => write_check(out, check),
+        Some(check) => writeln!(out, "  {}", check_sentence(check)),
         None => Ok(()),
     }
 }
@@ -183,16 +193,15 @@ fn write_slab(out: &mut String, kernel: &Kernel) -> std::fmt::Result {
 }
 
 /// The kernel's own figure, and which one is higher.
-fn write_check(out: &mut String, check: &GroupCheck) -> std::fmt::Result {
+pub fn check_sentence(check: &GroupCheck) -> String {
     let difference = human(check.residue_bytes.unsigned_abs());
     let compared = match check.residue_bytes {
         0 => "as much as was counted here".to_owned(),
         1.. => format!("{difference} more than was counted here: \"other\""),
         _ => format!("{difference} less than was counted here"),
     };
-    writeln!(
-        out,
-        "  at {:.2} s the kernel charged {} to the group, {compared}",
+    format!(
+        "at {:.2} s the kernel charged {} to the group, {compared}",
         check.at_seconds,
         human(check.group.kernel_bytes),
     )

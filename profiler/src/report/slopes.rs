@@ -4,8 +4,7 @@ use crate::results::slopes::{Quantity, Residual, Slope, find, whole};
 use crate::results::summary::{Cell, programs};
 use crate::units::{MIB, thousands};
 
-use super::Colour;
-use super::columns::{Flush, Table};
+use super::columns::{Flush, Noted, Table};
 
 const HEADINGS: [&str; 12] = [
     "program",
@@ -29,6 +28,13 @@ const FLUSH: [Flush; 12] = {
     flush
 };
 
+const EXPLANATION: &str = "\
+bytes per task: median of the slopes between all pairs of runs (Theil-Sen), with its 95 % interval;
+base in MiB of RSS; furthest off: of RSS from that line, in percent and MiB of what was measured";
+
+const TOO_FEW: &str = "no interval: too few runs; it takes one run at each of five N, two at three (--repeat 2) \
+                       or four at two";
+
 /// A row a program that has slopes; `None` where none has.
 pub fn slopes_rows(cells: &[Cell], slopes: &[Slope]) -> Option<Table<12>> {
     let rows: Vec<[String; 12]> = programs(cells)
@@ -45,19 +51,19 @@ pub fn slopes_rows(cells: &[Cell], slopes: &[Slope]) -> Option<Table<12>> {
     })
 }
 
-/// The table of `slopes`, which are those of `cells`; empty when there are none.
-pub fn slopes_table(cells: &[Cell], slopes: &[Slope], colour: Colour) -> String {
-    let Some(rows) = slopes_rows(cells, slopes) else {
-        return String::new();
-    };
-    let mut table = rows.lines(colour).join("\n") + "\n";
-    table += "\nbytes per task: median of the slopes between all pairs of runs (Theil-Sen), with its 95 % interval;\n";
-    table += "base in MiB of RSS; furthest off: of RSS from that line, in percent and MiB of what was measured\n";
+/// The same with what there is to know of it.
+pub fn slopes_table(cells: &[Cell], slopes: &[Slope]) -> Option<Noted<12>> {
+    let table = slopes_rows(cells, slopes)?;
+    let mut notes = vec![EXPLANATION.to_owned()];
     let without = |program: &&str| whole(slopes, program).is_some_and(|slope| slope.ci95.is_none());
     if programs(cells).iter().any(without) {
-        table += "no interval: too few runs; it takes one run at each of five N, two at three (--repeat 2) or four at two\n";
+        notes.push(TOO_FEW.to_owned());
     }
-    table
+    Some(Noted {
+        failed: vec![false; table.rows.len()],
+        table,
+        notes,
+    })
 }
 
 fn row<'a>(label: &str, of: impl Fn(Quantity) -> Option<&'a Slope>) -> Option<[String; 12]> {

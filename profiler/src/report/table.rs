@@ -7,7 +7,7 @@ use crate::results::{Outcome, Results};
 use crate::units::{MIB, thousands};
 
 use super::Colour;
-use super::columns::{Flush, Table};
+use super::columns::{Flush, Noted, Table};
 use super::launch::launch_table;
 use super::slopes::{signed, slopes_table};
 
@@ -43,13 +43,13 @@ pub fn results_table(results: &Results, colour: Colour) -> String {
     if cells.is_empty() {
         return String::new();
     }
-    let mut tables = vec![
-        peaks_table(&cells, colour),
-        slopes_table(&cells, &slopes_of(&of_least_load(&cells)), colour),
-        launch_table(&cells, colour),
+    let slopes = slopes_of(&of_least_load(&cells));
+    let tables = [
+        Some(peaks_table(&cells).text(colour)),
+        slopes_table(&cells, &slopes).map(|table| table.text(colour)),
+        launch_table(&cells).map(|table| table.text(colour)),
     ];
-    tables.retain(|table| !table.is_empty());
-    tables.join("\n")
+    tables.into_iter().flatten().collect::<Vec<_>>().join("\n")
 }
 
 /// A row a cell.
@@ -61,38 +61,35 @@ pub fn peaks_rows(cells: &[Cell]) -> Table<11> {
     }
 }
 
-fn peaks_table(cells: &[Cell], colour: Colour) -> String {
-    let lines = peaks_rows(cells).lines(colour);
-    let mut table = lines[0].clone() + "\n";
-    for (cell, line) in cells.iter().zip(&lines[1..]) {
-        table += &if cell.failures() > 0 {
-            colour.red(line)
-        } else {
-            line.clone()
-        };
-        table.push('\n');
-    }
-    table += "\nmemory in MiB at the peak; kernel memory is outside RSS; wall in seconds\n";
+/// The first of those tables.
+pub fn peaks_table(cells: &[Cell]) -> Noted<11> {
+    let mut notes =
+        vec!["memory in MiB at the peak; kernel memory is outside RSS; wall in seconds".to_owned()];
     let methods: Vec<PerTaskMethod> = cells
         .iter()
         .filter_map(|cell| Some(per_task(cell, cells)?.method))
         .collect();
-    if methods
-        .iter()
-        .any(|method| matches!(method, PerTaskMethod::GrowthSince(_)))
-    {
-        table +=
-            "B/task: growth of RSS since the program's smallest N, divided by the tasks added\n";
+    let growth = |method: &PerTaskMethod| matches!(method, PerTaskMethod::GrowthSince(_));
+    if methods.iter().any(growth) {
+        notes.push(
+            "B/task: growth of RSS since the program's smallest N, divided by the tasks added"
+                .to_owned(),
+        );
     }
     if methods.contains(&PerTaskMethod::WholeDividedByN) {
-        table += "<= B/task: RSS divided by N, the runtime's base included\n";
+        notes.push("<= B/task: RSS divided by N, the runtime's base included".to_owned());
     }
-    table + &wide_spreads(cells)
+    notes.extend(wide_spreads(cells));
+    Noted {
+        table: peaks_rows(cells),
+        failed: cells.iter().map(|cell| cell.failures() > 0).collect(),
+        notes,
+    }
 }
 
 /// The programs whose repeats differ, which is no error of measurement: above all, the size of a
 /// garbage-collected heap is partly timing.
-fn wide_spreads(cells: &[Cell]) -> String {
+fn wide_spreads(cells: &[Cell]) -> Option<String> {
     let wide = |cell: &Cell| {
         let (least, greatest) = cell.rss_spread()?;
         let median = cell.median()?.1.rss_bytes.max(1);
@@ -102,14 +99,13 @@ fn wide_spreads(cells: &[Cell]) -> String {
         (share > WIDE_SPREAD).then(|| format!("{name} at {tasks} by {:.0} %", share * 100.0))
     };
     let wide: Vec<String> = cells.iter().filter_map(wide).collect();
-    if wide.is_empty() {
-        return String::new();
-    }
-    format!(
-        "RSS of repeats differs by more than {:.0} % of the median: {}\n",
-        WIDE_SPREAD * 100.0,
-        wide.join(", ")
-    )
+    (!wide.is_empty()).then(|| {
+        format!(
+            "RSS of repeats differs by more than {:.0} % of the median: {}",
+            WIDE_SPREAD * 100.0,
+            wide.join(", ")
+        )
+    })
 }
 
 fn row(cell: &Cell, cells: &[Cell]) -> [String; 11] {

@@ -1,7 +1,7 @@
 //! How far the figures of a run can be trusted, a line a fact.
 
 use crate::{
-    results::{EventCounts, ProbeState, Run},
+    results::{EventCounts, Peak, ProbeState, Run},
     units::{human, thousands},
 };
 
@@ -30,16 +30,26 @@ pub fn trust(run: &Run) -> Vec<String> {
 
 fn tier(run: &Run) -> Option<String> {
     let peak = run.peak.as_ref()?;
-    Some(match (peak.tier.as_str(), peak.error_bound_bytes) {
-        ("A" | "B", 0) => format!(
-            "tier {}: the exact peak, {:.3} s after exec",
-            peak.tier, peak.at_seconds
+    let when = match is_exact(peak) {
+        true => format!(", {:.3} s after exec", peak.at_seconds),
+        false => String::new(),
+    };
+    Some(format!("tier {}: {}{when}", peak.tier, exactness(peak)))
+}
+
+/// How far the peak may be from the true one: `the exact peak`.
+pub fn exactness(peak: &Peak) -> String {
+    match is_exact(peak) {
+        true => "the exact peak".to_owned(),
+        false => format!(
+            "the true peak is at most {} higher",
+            human(peak.error_bound_bytes)
         ),
-        (tier, bound) => format!(
-            "tier {tier}: the true peak is at most {} higher",
-            human(bound)
-        ),
-    })
+    }
+}
+
+fn is_exact(peak: &Peak) -> bool {
+    matches!(peak.tier.as_str(), "A" | "B") && peak.error_bound_bytes == 0
 }
 
 fn events(counts: &EventCounts) -> Vec<String> {

@@ -1,6 +1,7 @@
 //! `cargo xtask run`: the main job. Prepares the programs, measures each at every N, and leaves a
-//! table, `results.json` and the charts.
+//! table, `results.json`, the charts, the draft of a post and a page for the browser.
 
+mod output;
 mod preflight;
 mod request;
 mod room;
@@ -10,11 +11,9 @@ use std::{
     time::SystemTime,
 };
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Result, bail, ensure};
 use profiler::{
-    charts,
     limits::Raises,
-    report::{Colour, results_table},
     results::{Outcome, Results, SCHEMA_VERSION, slopes::slopes, store},
     session::{
         finish::unmeasured,
@@ -275,23 +274,7 @@ fn measure_all(planned: &[Planned], profiler: &Profiler, output: &Path) -> Resul
     if results.runs.is_empty() {
         return Ok(ended);
     }
-    print!("{}", results_table(&results, Colour::for_stdout()));
-    let drawn = charts::draw_all(&results, output).context("cannot draw the charts")?;
-    println!();
-    let of_a_program = [charts::TIMELINES, charts::LEAVES].map(|folder| output.join(folder));
-    let inside = |path: &Path, folder: &PathBuf| path.starts_with(folder);
-    let single = drawn
-        .iter()
-        .filter(|path| !of_a_program.iter().any(|folder| inside(path, folder)));
-    for path in [&file].into_iter().chain(single) {
-        println!("{}", path.display());
-    }
-    for folder in &of_a_program {
-        let files = drawn.iter().filter(|path| inside(path, folder)).count();
-        if files > 0 {
-            println!("{}/ ({files} files)", folder.display());
-        }
-    }
+    output::write(&results, output, &file)?;
     Ok(ended)
 }
 

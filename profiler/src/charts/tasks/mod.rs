@@ -3,7 +3,7 @@
 
 mod wording;
 
-pub use wording::{explanations, failures};
+pub use wording::{explanations, failures, finding};
 
 use plotters::backend::SVGBackend;
 use plotters::chart::{ChartBuilder, ChartContext};
