@@ -4,14 +4,15 @@ use std::cmp::Reverse;
 
 use maud::{Markup, html};
 
+use crate::report::call_stacks::origin;
 use crate::report::run::identifier;
-use crate::results::{Peak, Region};
+use crate::results::{Peak, Region, Run};
 use crate::units::human;
 
 use super::markup::{mark, number_cell, rest, scrolled, size_cell, sorting};
 
 /// The table, of `most` rows at the most, with a field to filter them.
-pub fn regions(peak: &Peak, id: usize, most: usize) -> Markup {
+pub fn regions(run: &Run, peak: &Peak, id: usize, most: usize) -> Markup {
     let mut regions: Vec<&Region> = peak.regions.iter().collect();
     regions.sort_by_key(|region| Reverse(region.resident_bytes));
     let name = format!("regions-{id}");
@@ -20,6 +21,7 @@ pub fn regions(peak: &Peak, id: usize, most: usize) -> Markup {
         ["row", "s"],
         regions.iter().map(|region| region.resident_bytes),
     );
+    let made = regions.iter().any(|region| region.made_by.is_some());
     let shown = &regions[..regions.len().min(most)];
     let table = html! {
         table id=(name) {
@@ -31,12 +33,13 @@ pub fn regions(peak: &Peak, id: usize, most: usize) -> Markup {
                     (sorting("leaf", false, false))
                     (sorting("what it is", false, false))
                     (sorting("backing", false, false))
+                    @if made { (sorting("made by", false, false)) }
                     (sorting("rule", false, false))
                     (sorting("process", true, false))
                     (sorting("start", false, false))
                 }
             }
-            tbody { @for region in shown { (row(region)) } }
+            tbody { @for region in shown { (row(region, made.then(|| origin(run, region)))) } }
         }
     };
     html! {
@@ -54,7 +57,7 @@ pub fn regions(peak: &Peak, id: usize, most: usize) -> Markup {
     }
 }
 
-fn row(region: &Region) -> Markup {
+fn row(region: &Region, origin: Option<String>) -> Markup {
     html! {
         tr data-bytes=(region.resident_bytes) {
             (size_cell(region.resident_bytes))
@@ -63,6 +66,7 @@ fn row(region: &Region) -> Markup {
             td.name { (leaves(region)) }
             td.wide { (region.kind) }
             td.wide { (region.backing.as_deref().unwrap_or("anonymous")) }
+            @if let Some(origin) = origin { td.wide { (origin) } }
             td { code { (region.rule) } }
             td.number data-key=(region.tgid) { (region.tgid) }
             td { @match &region.start { Some(start) => code { (start) }, None => "several" } }

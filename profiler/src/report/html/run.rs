@@ -29,7 +29,7 @@ pub fn run(run: &Run, id: usize, rows: usize) -> Markup {
                 @if has_timeline(run) { (timeline(id)) }
                 (flame::flame(run, id))
                 (processes::processes(run, id, rows))
-                (regions::regions(peak, id, rows))
+                (regions::regions(run, peak, id, rows))
             },
             None => @if failure(run).is_none() { p { "It ended before its memory was looked at." } },
         }
