@@ -159,6 +159,14 @@ pub struct Account {
     pub books: Books,
 }
 
+/// What an adapter finds. A mistake in one must not end the run, least of all with the program frozen.
+fn guarded<T>(look: impl FnOnce() -> Result<T, Refusal>) -> Result<T, Refusal> {
+    catch_unwind(AssertUnwindSafe(look)).unwrap_or_else(|_| {
+        let mistake = "the adapter itself failed; this is a mistake in the profiler";
+        Err(Refusal(mistake.into()))
+    })
+}
+
 /// CPU time that this process has used; zero where the clock is missing.
 fn cpu_time() -> Duration {
     let used = clock_gettime(ClockId::CLOCK_PROCESS_CPUTIME_ID);
@@ -172,13 +180,7 @@ pub fn divide(target: &Target, taken_ns: u64) -> (Division, Vec<Account>) {
     for adapter in &ADAPTERS {
         let (began, cpu_before) = (Instant::now(), cpu_time());
         let mut own = DivisionBuilder::default();
-        // A mistake in an adapter must not end the run, least of all with the program frozen.
-        let found = catch_unwind(AssertUnwindSafe(|| (adapter.divide)(target, &mut own)));
-        let found = found.unwrap_or_else(|_| {
-            Err(Refusal(
-                "the adapter itself failed; this is a mistake in the profiler".into(),
-            ))
-        });
+        let found = guarded(|| (adapter.divide)(target, &mut own));
         let (books, refusal) = match found {
             Ok(None) => continue,
             // Built twice, here and with the others: so an overlap is told of the adapter that made it.
@@ -209,5 +211,17 @@ pub fn divide(target: &Target, taken_ns: u64) -> (Division, Vec<Account>) {
             }
             (Division::default(), accounts)
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_adapter_that_panics_has_given_up() {
+        let refusal = guarded::<()>(|| panic!("of the test")).expect_err("it panicked");
+        assert!(refusal.0.contains("mistake in the profiler"), "{refusal}");
+        assert_eq!(guarded(|| Ok(7)), Ok(7));
     }
 }

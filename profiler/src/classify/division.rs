@@ -198,6 +198,8 @@ impl Division {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
 
     fn built(ranges: &[(Range<u64>, Leaf)]) -> Result<Division, Overlap> {
@@ -262,5 +264,51 @@ mod tests {
             (0x1000..0x8000, Leaf::MallocUsed),
         ]);
         assert_eq!(runs, Err(Overlap { address: 0x1000 }));
+    }
+
+    #[test]
+    fn ranges_that_touch_and_have_one_leaf_are_one_run() {
+        let mut runs = Runs::default();
+        for (range, leaf) in [
+            (0x1000..0x1010, Leaf::HeapObjects),
+            (0x1010..0x1010, Leaf::HeapFree),
+            (0x1010..0x3000, Leaf::HeapObjects),
+            (0x3000..0x3008, Leaf::HeapFree),
+            (0x3010..0x3018, Leaf::HeapFree),
+        ] {
+            runs.add(range, leaf);
+        }
+        assert_eq!(runs.0.len(), 3);
+        assert_eq!(runs.0[0], (0x1000..0x3000, Leaf::HeapObjects));
+    }
+
+    #[test]
+    fn a_range_longer_than_a_run_can_be_is_counted_as_a_whole() {
+        let end = (LONGEST_RUN + 10) * PAGE;
+        let division = built(&[(0..end, Leaf::HeapFree)]).expect("nothing overlaps");
+        assert_eq!(division.leaves(0..end + PAGE), [(Leaf::HeapFree, end)]);
+    }
+
+    proptest! {
+        /// Whatever an adapter has misread: refused, or no page has more bytes than it has.
+        #[test]
+        fn no_page_ever_has_more_than_its_bytes(
+            ranges in prop::collection::vec((0..20_000_u64, 0..9000_u64, any::<bool>()), 0..12)
+        ) {
+            let leaf = |used| if used { Leaf::HeapObjects } else { Leaf::HeapFree };
+            let ranges: Vec<_> = ranges
+                .into_iter()
+                .map(|(start, bytes, used)| (start..start + bytes, leaf(used)))
+                .collect();
+            if let Ok(division) = built(&ranges) {
+                for page in 0..8 {
+                    let leaves = division.leaves(page * PAGE..(page + 1) * PAGE);
+                    prop_assert!(leaves.iter().map(|(_, bytes)| bytes).sum::<u64>() <= PAGE);
+                }
+                let claimed: u64 = ranges.iter().map(|(range, _)| range.end - range.start).sum();
+                let all = division.leaves(0..8 * PAGE);
+                prop_assert_eq!(all.iter().map(|(_, bytes)| bytes).sum::<u64>(), claimed);
+            }
+        }
     }
 }
