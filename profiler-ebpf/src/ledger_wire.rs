@@ -12,6 +12,19 @@
 //!                          what the page tables hold now, if not: nothing has changed them
 //! ```
 //!
+//! Each address space has a candidate of its own beside that of the tree, for its own peak: the same with
+//! the space's pages in the place of the tree's. Where both are one moment, as always in a tree of one
+//! process, the copies are the tree's, and nothing is copied twice:
+//!
+//! ```text
+//! pages at a space's own candidate = the bits of its own chunk, if it was copied in its own epoch
+//!                                    the bits of the tree's chunk, if that is of the shared epoch
+//!                                    what the page tables hold now, if neither
+//! ```
+//!
+//! When the tree goes on to a newer candidate and the space does not, they part: what a chunk of the tree
+//! holds is moved to one of the space's own before it is overwritten.
+//!
 //! All structs are plain integers in maps that user space reads by `mmap`.
 
 /// Bytes of address space in one [`Chunk`]: one page of page table entries.
@@ -69,6 +82,18 @@ pub struct Space {
     pub born_epoch: u32,
     /// The epoch in which it ended; 0 while it lives.
     pub ended_epoch: u32,
+    /// Its pages at its own candidate.
+    pub own_pages: u64,
+    /// When that was: `CLOCK_MONOTONIC`, in ns.
+    pub own_ns: u64,
+    /// Number of its own candidate; 0 before the first one. Written after the three that describe it.
+    pub own_epoch: u32,
+    /// As [`State::growing_in`], of its own candidate.
+    pub own_growing_in: u32,
+    /// The tree's epoch that its own candidate is one moment with; 0: it is with none.
+    pub own_is_trees: u32,
+    /// Copies for its own candidates that could not be made, for whatever reason.
+    pub own_lost: u32,
 }
 
 /// The state of the ledger: one for the whole tree.
@@ -107,6 +132,12 @@ pub struct State {
     pub copies: u64,
     /// Removals looked at.
     pub removals: u64,
+    /// [`Chunk`]s in use for spaces' own candidates, at most.
+    pub own_chunks: u64,
+    /// Changes whenever what was not to be copied may have to be, for the tree or for any space.
+    pub stamp: u64,
+    /// 1: there may be something to copy for a space although there is nothing for the tree.
+    pub apart: u64,
 }
 
 impl State {
@@ -118,7 +149,7 @@ impl State {
 }
 
 const _: () =
-    assert!(size_of::<Chunk>() == 96 && size_of::<Space>() == 88 && size_of::<State>() == 104);
+    assert!(size_of::<Chunk>() == 96 && size_of::<Space>() == 120 && size_of::<State>() == 128);
 
 /// A [`Chunk`] as user space reads it, word for word; likewise the others.
 pub type ChunkWords = [u64; size_of::<Chunk>() / 8];
@@ -190,6 +221,10 @@ pub mod names {
     pub const POOL: &str = "POOL";
     /// Hash: key of a chunk → its index in the pool.
     pub const CHUNKS: &str = "CHUNKS";
+    /// As [`POOL`], for spaces' own candidates.
+    pub const OWN_POOL: &str = "OWN_POOL";
+    /// As [`CHUNKS`], for spaces' own candidates.
+    pub const OWN_CHUNKS: &str = "OWN_CHUNKS";
     /// Array of [`super::Space`], mappable.
     pub const SPACES: &str = "SPACES";
     /// Array of one [`super::State`], mappable.

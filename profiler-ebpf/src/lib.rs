@@ -49,6 +49,8 @@ pub mod kind {
     /// The caller is about to take memory away, and the tree has never had more: a candidate for the
     /// peak (see [`crate::ledger_wire`]). args: epoch, pages of the tree
     pub const PEAK: u32 = NEWTASK + 3;
+    /// The same of one address space alone. args: its epoch, its pages, its index, its thread group
+    pub const OWN_PEAK: u32 = NEWTASK + 4;
 }
 
 /// One call or life-cycle step of a followed process.

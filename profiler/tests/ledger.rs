@@ -66,7 +66,12 @@ fn counting_error(threads: u64) -> u64 {
 
 fn ledger(probes: &Probes) -> Ledger {
     let probes = probes.ledger.as_ref().expect("attached");
-    Ledger::decode(probes.state(), probes.spaces(), probes.chunks())
+    Ledger::decode(
+        probes.state(),
+        probes.spaces(),
+        probes.chunks(),
+        probes.own_chunks(),
+    )
 }
 
 fn start(name: &str, arguments: &[&str]) -> Child {

@@ -3,7 +3,7 @@
 mod sample;
 
 use profiler::report::{Colour, results_table, run_report};
-use profiler::results::Outcome;
+use profiler::results::{Classes, Outcome, ProcessPeak};
 
 #[test]
 fn the_table_is_aligned() {
@@ -111,6 +111,35 @@ probe off: perf:cycles (no hardware counters here)
     let page = run_report(&sample::one_run().runs[0], Colour::Off);
     println!("{page}");
     assert_eq!(page, expected);
+}
+
+#[test]
+fn a_process_that_had_more_at_another_time_is_told_there() {
+    let mut run = sample::one_run().runs.remove(0);
+    let own = ProcessPeak {
+        at_seconds: 1.25,
+        rss_bytes: 300 << 20,
+        error_bound_bytes: 0,
+        classes: Classes {
+            heap: 299 << 20,
+            unclassified: 1 << 20,
+            ..Classes::default()
+        },
+        leaves: Vec::new(),
+        regions: Vec::new(),
+    };
+    let rows = "\
+\nprocesses that had more at another time
+  tgid  after exec  stacks       heap  runtime  unclassified        RSS
+  4711     1.250 s     0 B  299.0 MiB      0 B       1.0 MiB  300.0 MiB\n\n";
+    for (rss_bytes, told) in [(300 << 20, true), (257 << 20, false)] {
+        run.processes[0].at_peak = Some(ProcessPeak {
+            rss_bytes,
+            ..own.clone()
+        });
+        let page = run_report(&run, Colour::Off);
+        assert_eq!(page.contains(rows), told, "{page}");
+    }
 }
 
 #[test]

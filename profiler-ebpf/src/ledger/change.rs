@@ -4,13 +4,13 @@ use aya_ebpf::{macros::map, maps::PerCpuArray};
 use profiler_ebpf::ledger_wire::{CHUNK_BYTES, SPACES, Space, State};
 
 use super::{
-    copy::{copy_before_arrival, copy_one, copy_range, is_copied_at},
+    copy::{Wanted, copy_before_arrival, copy_one, copy_range, is_copied_at},
     lock::add,
     maps::{SPACE_OF, space, state},
-    peak::{look, pages_above_candidate},
+    peak::{look, own_pages_above_candidate, pages_above_candidate},
 };
 
-/// The last chunk on this CPU that needs nothing in its epoch, so that the next page in it has nothing to
+/// The last chunk on this CPU that needs nothing until the stamp changes, so that the next page in it has nothing to
 /// do. One word, so that a program that is preempted by another one on its CPU can never leave half of
 /// one answer with half of another.
 #[map]
@@ -32,13 +32,11 @@ const SPREAD: [u64; 3] = [
     0x1656_67b1_9e37_79f9,
 ];
 
-/// A space, a chunk and an epoch in one word. Two of them have the same word by accident only, one time
+/// A space, a chunk and a stamp in one word. Two of them have the same word by accident only, one time
 /// in 2^64.
 #[inline(always)]
-fn word(mm: u64, chunk: u64, epoch: u32) -> u64 {
-    mm.wrapping_mul(SPREAD[0])
-        ^ chunk.wrapping_mul(SPREAD[1])
-        ^ u64::from(epoch).wrapping_mul(SPREAD[2])
+fn word(mm: u64, chunk: u64, stamp: u64) -> u64 {
+    mm.wrapping_mul(SPREAD[0]) ^ chunk.wrapping_mul(SPREAD[1]) ^ stamp.wrapping_mul(SPREAD[2])
 }
 
 /// The entry of [`PERHAPS`] for an address as a number.
@@ -95,10 +93,37 @@ pub fn space_of(mm: u64) -> Option<u32> {
     unsafe { SPACE_OF.get(mm) }.copied()
 }
 
-/// Whether the candidate had pages of this space that are still there.
+/// Whether the tree's candidate had pages of this space that are still there.
 #[inline(always)]
 fn is_of_candidate(space: &Space, state: &State) -> bool {
     space.born_epoch < state.epoch && (space.ended_epoch == 0 || space.ended_epoch == state.epoch)
+}
+
+/// The epoch of the space's own candidate, if what changes is to be copied for it; else 0. `by_tree`: it is
+/// copied for the tree's latest, which may be the same one.
+#[inline(always)]
+fn own_epoch(space: &Space, state: &State, by_tree: bool) -> u32 {
+    // SAFETY: references are valid; volatile and in this order, because another CPU writes the other one
+    // first.
+    let (epoch, is_trees) = unsafe {
+        let epoch = (&raw const space.own_epoch).read_volatile();
+        (epoch, (&raw const space.own_is_trees).read_volatile())
+    };
+    if by_tree && is_trees == state.epoch {
+        return 0;
+    }
+    epoch
+}
+
+/// As [`own_epoch`]; 0 too while the space has more than at its own candidate.
+#[inline(always)]
+fn own_epoch_of_change(space: &Space, state: &State, by_tree: bool) -> u32 {
+    let epoch = own_epoch(space, state, by_tree);
+    if epoch == space.own_growing_in {
+        0
+    } else {
+        epoch
+    }
 }
 
 /// A page is about to come to `address`, by way of a fault: the most frequent change by far. The first
@@ -109,7 +134,7 @@ pub fn before_fault(mm: u64, address: u64) {
         return;
     }
     let Some(state) = state() else { return };
-    if !state.copies_changes() {
+    if !state.copies_changes() && state.apart == 0 {
         return;
     }
     let Some(last) = DONE.get_ptr_mut(0) else {
@@ -117,8 +142,9 @@ pub fn before_fault(mm: u64, address: u64) {
     };
     // SAFETY: this CPU's own, and a single word.
     let last = unsafe { &mut *last };
-    let epoch = state.epoch;
-    let done = word(as_number(mm), address / CHUNK_BYTES, epoch);
+    // SAFETY: a reference is valid; volatile, and before what it stands for is read.
+    let stamp = unsafe { (&raw const state.stamp).read_volatile() };
+    let done = word(as_number(mm), address / CHUNK_BYTES, stamp);
     if *last == done {
         return;
     }
@@ -129,18 +155,32 @@ pub fn before_fault(mm: u64, address: u64) {
     if address >> 63 != 0 {
         return;
     }
-    if !is_copied_at(index, epoch, address) {
-        if !space(index).is_some_and(|space| is_of_candidate(space, state)) {
-            *last = done;
-            return;
-        }
-        // Above the candidate again? Then the next removal makes a new one, and this copy would be for
-        // nothing.
-        if pages_above_candidate(state).is_some() {
-            state.growing_in = epoch;
-            return;
-        }
-        copy_one(index, epoch, address);
+    let Some(space) = space(index) else {
+        return;
+    };
+    // Above the candidate again? Then the next removal makes a new one, and this copy would be for
+    // nothing.
+    let mut epoch = state.epoch;
+    let mut by_tree = state.copies_changes() && is_of_candidate(space, state);
+    if by_tree && is_copied_at::<false>(index, epoch, address) {
+        epoch = 0;
+    } else if by_tree && pages_above_candidate(state).is_some() {
+        state.growing_in = epoch;
+        by_tree = false;
+    }
+    if !by_tree {
+        epoch = 0;
+    }
+    let mut own = own_epoch_of_change(space, state, by_tree);
+    if own != 0 && is_copied_at::<true>(index, own, address) {
+        own = 0;
+    } else if own != 0 && own_pages_above_candidate(index, space).is_some() {
+        space.own_growing_in = own;
+        own = 0;
+    }
+    let wanted = Wanted::of(epoch, own);
+    if wanted.any() {
+        copy_one(index, wanted, address);
     }
     *last = done;
 }
@@ -153,16 +193,19 @@ pub fn before_removal(index: u32, start: u64, end: u64) {
     };
     // An ending space was looked at when its end began.
     if space.users != 0 {
-        look();
+        look(index);
         // Others may have grown the tree beyond the candidate meanwhile, and stopped the copying because
         // of it: then this is the removal that makes the next one.
-        if !state.copies_changes() {
-            look();
+        if !state.copies_changes() || space.own_growing_in == space.own_epoch {
+            look(index);
         }
     }
     // Whatever others find out from here on: by what we found, this must be copied.
-    if is_of_candidate(space, state) && is_range(start, end) {
-        copy_range(index, state.epoch, start, end);
+    let by_tree = is_of_candidate(space, state);
+    let epoch = if by_tree { state.epoch } else { 0 };
+    let wanted = Wanted::of(epoch, own_epoch(space, state, by_tree));
+    if wanted.any() && is_range(start, end) {
+        copy_range(index, wanted, start, end);
     }
 }
 
@@ -176,23 +219,25 @@ fn is_range(start: u64, end: u64) -> bool {
 /// What lies in `start..end` is about to change, without an effect on how much it is.
 #[inline(always)]
 pub fn before_change(index: u32, start: u64, end: u64) {
-    if let Some(epoch) = epoch_to_copy(index, start, end) {
-        copy_range(index, epoch, start, end);
+    if let Some(wanted) = wanted_at(index, start, end) {
+        copy_range(index, wanted, start, end);
     }
 }
 
 /// Pages are about to come to `start..end`.
 #[inline(always)]
 pub fn before_arrival(index: u32, start: u64, end: u64) {
-    if let Some(epoch) = epoch_to_copy(index, start, end) {
-        copy_before_arrival(index, epoch, start, end);
+    if let Some(wanted) = wanted_at(index, start, end) {
+        copy_before_arrival(index, wanted, start, end);
     }
 }
 
-/// The epoch, if what is in this range must be copied before it changes.
+/// For which candidates what is in this range must be copied before it changes.
 #[inline(always)]
-pub fn epoch_to_copy(index: u32, start: u64, end: u64) -> Option<u32> {
+pub fn wanted_at(index: u32, start: u64, end: u64) -> Option<Wanted> {
     let (state, space) = (state()?, space(index)?);
-    let wanted = state.copies_changes() && is_of_candidate(space, state);
-    (wanted && is_range(start, end)).then_some(state.epoch)
+    let by_tree = state.copies_changes() && is_of_candidate(space, state);
+    let epoch = if by_tree { state.epoch } else { 0 };
+    let wanted = Wanted::of(epoch, own_epoch_of_change(space, state, by_tree));
+    (wanted.any() && is_range(start, end)).then_some(wanted)
 }

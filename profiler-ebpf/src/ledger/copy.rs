@@ -6,7 +6,8 @@ use profiler_ebpf::ledger_wire::{CHUNK_BYTES, CHUNK_NUMBER_BITS, CHUNK_WORDS, Ch
 use super::kernel::read;
 use super::lock::{add, try_lock, unlock};
 use super::maps::{
-    CHUNKS, POOL, direct_map, frame_mask, huge_zero, migration_types, space, state, top_shift,
+    CHUNKS, OWN_CHUNKS, OWN_POOL, POOL, direct_map, frame_mask, huge_zero, migration_types, space,
+    state, top_shift,
 };
 
 /// `arch/x86/include/asm/pgtable_types.h`: bits of a page table entry.
@@ -21,6 +22,41 @@ const SPECIAL: u64 = 1 << 9;
 #[inline(always)]
 fn key(space: u32, address: u64) -> u64 {
     u64::from(space) << CHUNK_NUMBER_BITS | address / CHUNK_BYTES
+}
+
+/// For which candidates something is to be copied: the tree's epoch in the lower half, the space's own in the
+/// upper one, 0 where it is not. (One number, for functions that take no more than five.)
+#[derive(Clone, Copy)]
+pub struct Wanted(u64);
+
+impl Wanted {
+    #[inline(always)]
+    pub fn of(tree: u32, own: u32) -> Wanted {
+        Wanted(u64::from(tree) | u64::from(own) << 32)
+    }
+
+    #[inline(always)]
+    pub fn any(self) -> bool {
+        self.0 != 0
+    }
+
+    #[inline(always)]
+    fn tree(self) -> u32 {
+        self.0 as u32
+    }
+
+    #[inline(always)]
+    fn own(self) -> u32 {
+        (self.0 >> 32) as u32
+    }
+
+    /// Without those of other epochs.
+    #[inline(always)]
+    pub fn of_epochs(self, tree: u32, own: u32) -> Wanted {
+        let tree = if self.tree() == tree { tree } else { 0 };
+        let own = if self.own() == own { own } else { 0 };
+        Wanted::of(tree, own)
+    }
 }
 
 #[inline(always)]
@@ -42,10 +78,38 @@ fn lost() {
     }
 }
 
+/// The same of a space's own candidate.
 #[inline(always)]
-fn chunk(index: u32) -> Option<&'static mut Chunk> {
+fn own_lost(index: u32) {
+    if let Some(space) = space(index) {
+        space.own_lost += 1;
+    }
+}
+
+/// A chunk of the tree's pool, or of that for spaces' own candidates.
+#[inline(always)]
+fn chunk<const OWN: bool>(index: u32) -> Option<&'static mut Chunk> {
+    let found = if OWN {
+        OWN_POOL.get_ptr_mut(index)
+    } else {
+        POOL.get_ptr_mut(index)
+    };
     // SAFETY: never freed; see `keep` for what happens when two write it.
-    POOL.get_ptr_mut(index).map(|chunk| unsafe { &mut *chunk })
+    found.map(|chunk| unsafe { &mut *chunk })
+}
+
+/// The chunk with this key, if there is one.
+#[inline(always)]
+fn known<const OWN: bool>(key: u64) -> Option<u32> {
+    // SAFETY: entries are never removed while programs run; the value is copied at once.
+    let found = unsafe {
+        if OWN {
+            OWN_CHUNKS.get(key)
+        } else {
+            CHUNKS.get(key)
+        }
+    };
+    found.copied()
 }
 
 /// A word that other CPUs write.
@@ -62,33 +126,42 @@ fn tell(word: &mut u64, value: u64) {
     unsafe { (&raw mut *word).write_volatile(value) };
 }
 
-/// Whether the chunk around `address` has been copied in this epoch.
+/// Whether the chunk around `address` has been copied in this epoch, of the tree or of the space.
 #[inline(always)]
-pub fn is_copied_at(space: u32, epoch: u32, address: u64) -> bool {
-    // SAFETY: entries are never removed while programs run.
-    let Some(&index) = (unsafe { CHUNKS.get(key(space, address)) }) else {
-        return false;
-    };
-    chunk(index).is_some_and(|chunk| seen(&chunk.epoch) >= u64::from(epoch))
+pub fn is_copied_at<const OWN: bool>(space: u32, epoch: u32, address: u64) -> bool {
+    known::<OWN>(key(space, address))
+        .and_then(chunk::<OWN>)
+        .is_some_and(|chunk| seen(&chunk.epoch) >= u64::from(epoch))
 }
 
-/// Index of the chunk with this key in the pool; takes a free one for a new key.
+/// The chunk with this key, if it has not been copied in this epoch; takes a free one for a new key.
 #[inline(always)]
-fn index_of(key: u64) -> Option<u32> {
-    // SAFETY: entries are never removed while programs run.
-    if let Some(&index) = unsafe { CHUNKS.get(key) } {
-        return Some(index);
+fn due<const OWN: bool>(key: u64, epoch: u32) -> Option<&'static mut Chunk> {
+    if epoch == 0 {
+        return None;
     }
+    let index = known::<OWN>(key).or_else(|| enter::<OWN>(key))?;
+    chunk::<OWN>(index).filter(|chunk| seen(&chunk.epoch) < u64::from(epoch))
+}
+
+/// Index of a new chunk with this key.
+#[inline(always)]
+fn enter<const OWN: bool>(key: u64) -> Option<u32> {
     let state = state()?;
-    if let Some(index) = take_free(state) {
+    if let Some(index) = take_free::<OWN>(state) {
         // Somebody may have entered the key since; that index is the one then, and ours is wasted.
         const BPF_NOEXIST: u64 = 1;
-        let _ = CHUNKS.insert(key, index, BPF_NOEXIST);
+        let _ = if OWN {
+            OWN_CHUNKS.insert(key, index, BPF_NOEXIST)
+        } else {
+            CHUNKS.insert(key, index, BPF_NOEXIST)
+        };
     }
-    // SAFETY: as above.
-    let found = unsafe { CHUNKS.get(key) }.copied();
-    if found.is_none() {
-        state.pool_full += 1;
+    let found = known::<OWN>(key);
+    match found {
+        None if OWN => own_lost((key >> CHUNK_NUMBER_BITS) as u32),
+        None => state.pool_full += 1,
+        Some(_) => {}
     }
     found
 }
@@ -99,13 +172,18 @@ const CANDIDATES: u64 = 16;
 /// Takes a chunk that nobody has. Each one looked at counts as used, for user space must find all that
 /// are; those that two have met at and left are wasted.
 #[inline(always)]
-fn take_free(state: &mut State) -> Option<u32> {
-    let first = seen(&state.chunks);
+fn take_free<const OWN: bool>(state: &mut State) -> Option<u32> {
+    let used = if OWN {
+        &mut state.own_chunks
+    } else {
+        &mut state.chunks
+    };
+    let first = seen(used);
     let mut tried = 0;
     while tried < CANDIDATES {
         let index = first + tried;
-        add(&raw mut state.chunks, 1);
-        if try_lock(&raw mut chunk(index as u32)?.taken) {
+        add(used, 1);
+        if try_lock(&raw mut chunk::<OWN>(index as u32)?.taken) {
             return Some(index as u32);
         }
         tried += 1;
@@ -177,9 +255,11 @@ struct Walk {
     /// Pages in here came after the candidate (none when the end is 0).
     fresh_start: u64,
     fresh_end: u64,
-    space: u32,
-    epoch: u32,
+    wanted: Wanted,
+    space: u64,
     bits: Bits,
+    /// What is moved from the tree's chunk to one of the space's own.
+    moved: Bits,
     entries: [u64; 512],
 }
 
@@ -197,22 +277,22 @@ const WITH_EMPTY: u64 = 1;
 /// The range holds only pages that came after the candidate.
 const WITH_FRESH: u64 = 2;
 
-/// Copies every chunk of `start..end` that has not been copied in this epoch, and has a page of entries.
+/// Copies every chunk of `start..end` that has not been copied in these epochs, and has a page of entries.
 #[inline(always)]
-pub fn copy_range(space: u32, epoch: u32, start: u64, end: u64) {
-    ledger_walk(space, epoch, start, end, PLAIN);
+pub fn copy_range(space: u32, wanted: Wanted, start: u64, end: u64) {
+    ledger_walk(space, wanted.0, start, end, PLAIN);
 }
 
 /// As [`copy_range`], empty chunks too: pages are about to come there.
 #[inline(always)]
-pub fn copy_before_arrival(space: u32, epoch: u32, start: u64, end: u64) {
-    ledger_walk(space, epoch, start, end, WITH_EMPTY);
+pub fn copy_before_arrival(space: u32, wanted: Wanted, start: u64, end: u64) {
+    ledger_walk(space, wanted.0, start, end, WITH_EMPTY);
 }
 
 /// As [`copy_range`], after pages have come to the range: they were not there at the candidate.
 #[inline(always)]
-pub fn copy_beside(space: u32, epoch: u32, start: u64, end: u64) {
-    ledger_walk(space, epoch, start, end, WITH_FRESH);
+pub fn copy_beside(space: u32, wanted: Wanted, start: u64, end: u64) {
+    ledger_walk(space, wanted.0, start, end, WITH_FRESH);
 }
 
 #[inline(always)]
@@ -240,17 +320,17 @@ fn free_slot() -> Option<u32> {
 /// 0: done; else the walk was not finished, which is counted as a loss.
 #[unsafe(no_mangle)]
 #[inline(never)]
-extern "C" fn ledger_walk(space_index: u32, epoch: u32, start: u64, end: u64, how: u64) -> u32 {
+extern "C" fn ledger_walk(space_index: u32, wanted: u64, start: u64, end: u64, how: u64) -> u32 {
     let (Some(space), Some(slot)) = (space(space_index), free_slot()) else {
-        lost();
+        walk_is_lost(space_index, wanted);
         return 1;
     };
     let Some(walk) = walk_at(slot) else { return 1 };
     walk.cursor = start;
     walk.end = end;
     walk.pgd = space.pgd;
-    walk.space = space_index;
-    walk.epoch = epoch;
+    walk.space = u64::from(space_index);
+    walk.wanted = Wanted(wanted);
     walk.how = how;
     walk.fresh_start = start;
     walk.fresh_end = if how == WITH_FRESH { end } else { 0 };
@@ -265,9 +345,17 @@ extern "C" fn ledger_walk(space_index: u32, epoch: u32, start: u64, end: u64, ho
     }
     unlock(&raw mut walk.busy);
     if unfinished != 0 {
-        lost();
+        walk_is_lost(space_index, wanted);
     }
     unfinished
+}
+
+#[inline(always)]
+fn walk_is_lost(space: u32, wanted: u64) {
+    lost();
+    if Wanted(wanted).own() != 0 {
+        own_lost(space);
+    }
 }
 
 /// Steps of a walk in each of the two loops: together 262,144, or 512 GiB of memory without a hole.
@@ -323,12 +411,11 @@ extern "C" fn ledger_step(slot: u32) -> u32 {
     if !present && walk.how != WITH_EMPTY {
         return end;
     }
-    let key = key(walk.space, at);
-    let Some(chunk) = index_of(key).and_then(chunk) else {
-        return end;
-    };
-    let epoch = u64::from(walk.epoch);
-    if seen(&chunk.epoch) >= epoch {
+    let space = walk.space as u32;
+    let key = key(space, at);
+    let tree = due::<false>(key, walk.wanted.tree());
+    let own = due::<true>(key, walk.wanted.own());
+    if tree.is_none() && own.is_none() {
         return end;
     }
     let bits = &mut walk.bits;
@@ -343,36 +430,62 @@ extern "C" fn ledger_step(slot: u32) -> u32 {
     } else {
         let table = direct_map().wrapping_add(entry & frame_mask());
         if !take_entries(bits, &mut walk.entries, table) {
+            if own.is_some() {
+                own_lost(space);
+            }
             return end;
         }
     }
     if walk.fresh_end != 0 {
         clear(bits, at, walk.fresh_start, walk.fresh_end);
     }
-    keep(chunk, key, bits, epoch);
+    // What the tree's chunk holds may be worth moving: before it is overwritten.
+    if let Some(chunk) = own {
+        let epoch = u64::from(walk.wanted.own());
+        walk.moved = match shared(key, space) {
+            Some(of_tree) => of_tree.bits,
+            None => *bits,
+        };
+        if keep(chunk, key, &walk.moved, epoch) {
+            own_lost(space);
+        }
+    }
+    if let Some(chunk) = tree
+        && keep(chunk, key, bits, u64::from(walk.wanted.tree()))
+    {
+        lost();
+    }
     end
+}
+
+/// The tree's chunk with this key, if it was copied in the epoch of a candidate that was the space's own, too.
+#[inline(always)]
+fn shared(key: u64, of: u32) -> Option<&'static mut Chunk> {
+    let is_trees = u64::from(space(of)?.own_is_trees);
+    let chunk = chunk::<false>(known::<false>(key)?)?;
+    (is_trees != 0 && seen(&chunk.epoch) == is_trees).then_some(chunk)
 }
 
 /// Keeps what was read for an epoch. No lock is needed: whoever is about to change the chunk has its bits
 /// kept first, by itself if nobody else has. So as long as nobody has finished, nobody has changed
 /// anything, and all who come to the end of this function with the same epoch have read the same bits.
+///
+/// True: this came too late, and what is kept may not be what was there.
 #[inline(always)]
-fn keep(chunk: &mut Chunk, key: u64, bits: &Bits, epoch: u64) {
+fn keep(chunk: &mut Chunk, key: u64, bits: &Bits, epoch: u64) -> bool {
     // After the reading: whoever finished before it may have changed what was read.
     if seen(&chunk.epoch) >= epoch || seen(&chunk.begun) > epoch {
-        return;
+        return false;
     }
     tell(&mut chunk.begun, epoch);
     chunk.key = key;
     chunk.bits = *bits;
     tell(&mut chunk.epoch, epoch);
-    // Preempted in here for so long that the next epoch's bits were written: they may be ours now.
-    if seen(&chunk.begun) > epoch {
-        lost();
-    }
     if let Some(state) = state() {
         state.copies += 1;
     }
+    // Preempted in here for so long that the next epoch's bits were written: they may be ours now.
+    seen(&chunk.begun) > epoch
 }
 
 /// Clears the bits of the pages in `start..end`. `at` is any address in the chunk.
@@ -412,6 +525,6 @@ const WORD_BYTES: u64 = 64 * 4096;
 
 /// Copies the chunk around `address`, which is about to get a page.
 #[inline(always)]
-pub fn copy_one(space: u32, epoch: u32, address: u64) {
-    copy_before_arrival(space, epoch, address, address + 1);
+pub fn copy_one(space: u32, wanted: Wanted, address: u64) {
+    copy_before_arrival(space, wanted, address, address + 1);
 }

@@ -74,7 +74,7 @@ pub fn ledger_before_unmap(ctx: FEntryContext) -> i32 {
 pub fn ledger_before_end(ctx: FEntryContext) -> i32 {
     let mm = ctx.arg::<*const c_void>(0) as u64;
     if let Some(index) = space_of(mm) {
-        look();
+        look(index);
         if let (Some(state), Some(space)) = (state(), space(index)) {
             end(space, state);
         }

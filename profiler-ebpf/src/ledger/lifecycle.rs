@@ -105,6 +105,8 @@ fn enter(state: &mut State, mm: u64, tgid: u32) {
         return;
     }
     state.spaces = u64::from(index) + 1;
+    // What grows from now on may be this one, and not those that were there before.
+    state.apart |= u64::from(index != 0);
 }
 
 /// One process less in this space; the last one takes the memory with it. (If somebody else still holds
@@ -139,7 +141,7 @@ pub fn before_end(index: u32) {
     if space(index).is_some_and(|space| space.users == 1) {
         before_removal(index, 0, user_end());
     } else {
-        look();
+        look(index);
     }
 }
 

@@ -14,6 +14,10 @@ pub static POOL: Array<Chunk> = Array::with_max_entries(1, BPF_F_MMAPABLE);
 #[map]
 pub static CHUNKS: HashMap<u64, u32> = HashMap::with_max_entries(1, 0);
 #[map]
+pub static OWN_POOL: Array<Chunk> = Array::with_max_entries(1, BPF_F_MMAPABLE);
+#[map]
+pub static OWN_CHUNKS: HashMap<u64, u32> = HashMap::with_max_entries(1, 0);
+#[map]
 pub static SPACES: Array<Space> = Array::with_max_entries(SPACE_COUNT, BPF_F_MMAPABLE);
 /// `mm_struct` of a live space → its index.
 #[map]

@@ -1,13 +1,13 @@
-//! Is this the most that the tree ever had? Asked whenever a removal begins.
+//! Is this the most that the tree ever had, or that the address space had? Asked whenever a removal begins.
 
 use aya_ebpf::helpers::{bpf_get_current_pid_tgid, bpf_ktime_get_ns};
 use profiler_ebpf::{
     Record, kind,
-    ledger_wire::{SPACES, State},
+    ledger_wire::{SPACES, Space, State},
 };
 
 use super::kernel::{read, read_int};
-use super::lock::{self, Lock};
+use super::lock::{self, Lock, add};
 use super::maps::{
     CPU_OFFSETS, counter_count, counter_counters, counter_size, cpu_slack, cpus, mm_mappings,
     mm_rss, mm_table_bytes, slack_shift, space, state,
@@ -146,11 +146,11 @@ extern "C" fn ledger_tree_pages(how: u32) -> u64 {
     pages
 }
 
-/// The count, to the page, that calls for a new candidate.
+/// The count, to the page, that calls for a new candidate when the last one had so many.
 #[inline(always)]
-fn limit(state: &State) -> u64 {
+fn limit(candidate: &u64) -> u64 {
     // SAFETY: a reference is valid; volatile, because another CPU may just have made a candidate.
-    let candidate = unsafe { (&raw const state.candidate_pages).read_volatile() };
+    let candidate = unsafe { (&raw const *candidate).read_volatile() };
     candidate + (candidate >> slack_shift()) + 4
 }
 
@@ -158,7 +158,7 @@ fn limit(state: &State) -> u64 {
 /// enough to say no.
 #[inline(always)]
 pub fn pages_above_candidate(state: &mut State) -> Option<u64> {
-    let limit = limit(state);
+    let limit = limit(&state.candidate_pages);
     if ledger_tree_pages(how::AT_MOST) <= limit {
         return None;
     }
@@ -171,27 +171,57 @@ pub fn pages_above_candidate(state: &mut State) -> Option<u64> {
     (pages > limit).then_some(pages)
 }
 
+/// Pages of one space, if they call for a new candidate of its own.
+#[inline(always)]
+pub fn own_pages_above_candidate(index: u32, space: &Space) -> Option<u64> {
+    let limit = limit(&space.own_pages);
+    if ledger_space_pages(index, how::AT_MOST) <= limit {
+        return None;
+    }
+    let pages = ledger_space_pages(index, how::EXACTLY);
+    (pages > limit).then_some(pages)
+}
+
 /// As [`look`]; a function of its own to the verifier, which so follows it once.
 #[unsafe(no_mangle)]
 #[inline(never)]
-extern "C" fn ledger_look() -> u32 {
-    let Some(state) = state() else { return 0 };
-    state.removals += 1;
-    let Some(pages) = pages_above_candidate(state) else {
-        if !state.copies_changes() && state.epoch != 0 {
-            // We stopped copying because the tree was above the candidate; nothing we know of has
-            // brought it down since.
-            state.unseen_removals += 1;
-            state.growing_in = 0;
-        }
+extern "C" fn ledger_look(index: u32) -> u32 {
+    let (Some(state), Some(space)) = (state(), space(index)) else {
         return 0;
     };
+    state.removals += 1;
+    let own = own_pages_above_candidate(index, space);
+    if own.is_none() && space.own_epoch != 0 && space.own_growing_in == space.own_epoch {
+        // As below, of this space.
+        space.own_growing_in = 0;
+        add(&raw mut state.stamp, 1);
+    }
+    let whole = pages_above_candidate(state);
+    if whole.is_none() && !state.copies_changes() && state.epoch != 0 {
+        // We stopped copying because the tree was above the candidate; nothing we know of has
+        // brought it down since.
+        state.unseen_removals += 1;
+        state.growing_in = 0;
+        add(&raw mut state.stamp, 1);
+    }
     // Another CPU may be making one of the same pages.
-    if !lock::lock(Lock::Candidate) {
+    if (own.is_none() && whole.is_none()) || !lock::lock(Lock::Candidate) {
         return 0;
     }
-    if pages > limit(state) {
+    let mut together = false;
+    if let Some(pages) = whole
+        && pages > limit(&state.candidate_pages)
+    {
         make_candidate(state, pages);
+        together = true;
+    }
+    match own {
+        Some(pages) if pages > limit(&space.own_pages) => {
+            make_own_candidate(state, space, index, pages, together);
+        }
+        // The tree goes on without it.
+        _ if together => state.apart = 1,
+        _ => {}
     }
     lock::release(Lock::Candidate);
     0
@@ -204,22 +234,67 @@ fn make_candidate(state: &mut State, pages: u64) {
     state.candidate_pages = pages;
     state.candidate_ns = now;
     state.epoch += 1;
+    add(&raw mut state.stamp, 1);
     ledger_tree_pages(how::NOTE);
+    tell(kind::PEAK, now, [u64::from(state.epoch), pages, 0, 0, 0, 0]);
+}
+
+/// `together`: with the tree's latest, and so at the same moment.
+#[inline(always)]
+fn make_own_candidate(
+    state: &mut State,
+    space: &mut Space,
+    index: u32,
+    pages: u64,
+    together: bool,
+) {
+    let epoch = space.own_epoch + 1;
+    let (pages, now) = match together {
+        true => (space.candidate_pages, state.candidate_ns),
+        // SAFETY: the helper has no preconditions.
+        false => (pages, unsafe { bpf_ktime_get_ns() }),
+    };
+    if !together {
+        state.apart = 1;
+    }
+    space.own_pages = pages;
+    space.own_ns = now;
+    let is_trees = if together { state.epoch } else { 0 };
+    // SAFETY: references are valid; volatile, because others read both, in the opposite order.
+    unsafe {
+        (&raw mut space.own_is_trees).write_volatile(is_trees);
+        (&raw mut space.own_epoch).write_volatile(epoch);
+    }
+    add(&raw mut state.stamp, 1);
+    let args = [
+        u64::from(epoch),
+        pages,
+        u64::from(index),
+        u64::from(space.tgid),
+        0,
+        0,
+    ];
+    tell(kind::OWN_PEAK, now, args);
+}
+
+#[inline(always)]
+fn tell(kind: u32, now: u64, args: [u64; 6]) {
     let both = bpf_get_current_pid_tgid();
     write(Record {
         began_ns: now,
         ended_ns: now,
-        args: [u64::from(state.epoch), pages, 0, 0, 0, 0],
+        args,
         result: 0,
-        kind: kind::PEAK,
+        kind,
         tgid: (both >> 32) as u32,
         tid: both as u32,
         padding: 0,
     });
 }
 
-/// Something is about to be removed: the state before it may be the peak.
+/// Something of a space is about to be removed: the state before it may be the peak, of the tree and of
+/// the space.
 #[inline(always)]
-pub fn look() {
-    ledger_look();
+pub fn look(index: u32) {
+    ledger_look(index);
 }

@@ -15,11 +15,11 @@ use aya_ebpf::{
 use profiler_ebpf::kind;
 
 use super::{
-    change::{before_removal, epoch_to_copy},
+    change::{before_removal, wanted_at},
     copy::copy_beside,
     kernel::read,
     lifecycle::{before_exec, current_mm, current_space},
-    maps::{mm_brk, state},
+    maps::{self, mm_brk, state},
 };
 
 const NUMBER_OFFSET: usize = 8;
@@ -66,7 +66,7 @@ fn try_removal(ctx: &TracePointContext, space: u32) -> Result<(), i32> {
         kind::MUNMAP => {}
         kind::MMAP => {
             if args[3] & (MAP_POPULATE | MAP_LOCKED) != 0 {
-                arriving(length);
+                arriving(space, length);
             }
             if args[3] & MAP_FIXED == 0 {
                 return Ok(());
@@ -89,7 +89,7 @@ fn try_removal(ctx: &TracePointContext, space: u32) -> Result<(), i32> {
                 before_removal(space, args[4], args[4].wrapping_add(args[2]));
             }
             before_removal(space, start, start.wrapping_add(length));
-            arriving(args[2]);
+            arriving(space, args[2]);
             return Ok(());
         }
         SHMDT => {
@@ -116,7 +116,9 @@ struct Arrival {
     length: u64,
     /// The epoch in which it began. What comes in a later one may have come before that one's candidate,
     /// or after it.
-    epoch: u64,
+    epoch: u32,
+    /// The same of the space's own.
+    own_epoch: u32,
 }
 
 /// Calls under way: thread → what it brings. Full: as if the call had not been seen.
@@ -124,10 +126,13 @@ struct Arrival {
 static ARRIVING: HashMap<u64, Arrival> = HashMap::with_max_entries(4096, 0);
 
 #[inline(always)]
-fn arriving(length: u64) {
-    if let Some(state) = state() {
-        let epoch = u64::from(state.epoch);
-        let arrival = Arrival { length, epoch };
+fn arriving(space: u32, length: u64) {
+    if let (Some(state), Some(space)) = (state(), maps::space(space)) {
+        let arrival = Arrival {
+            length,
+            epoch: state.epoch,
+            own_epoch: space.own_epoch,
+        };
         let _ = ARRIVING.insert(bpf_get_current_pid_tgid(), arrival, 0);
     }
 }
@@ -152,10 +157,13 @@ fn try_arrival(ctx: &TracePointContext, space: u32) -> Result<(), i32> {
     let start = unsafe { ctx.read_at::<u64>(ARGS_OFFSET)? };
     let end = start.wrapping_add(arrival.length);
     // Errors are the highest addresses, so nothing is copied for them.
-    if let Some(epoch) = epoch_to_copy(space, start, end)
-        && u64::from(epoch) == arrival.epoch
-    {
-        copy_beside(space, epoch, start, end);
+    if let Some(wanted) = wanted_at(space, start, end) {
+        copy_beside(
+            space,
+            wanted.of_epochs(arrival.epoch, arrival.own_epoch),
+            start,
+            end,
+        );
     }
     Ok(())
 }

@@ -31,6 +31,7 @@ pub struct Arguments {
 const SIZES: Sizes = Sizes {
     ring_bytes: 64 << 10,
     chunks: 1 << 10,
+    own_chunks: 1,
 };
 
 /// Exit status 2: the probes cannot be attached here.

@@ -80,6 +80,12 @@ pub fn decode(bytes: &[u8]) -> Result<Event, DecodeError> {
             epoch: args[0] as u32,
             pages: args[1],
         },
+        kind::OWN_PEAK => Call::OwnPeakCandidate {
+            epoch: args[0] as u32,
+            pages: args[1],
+            space: args[2] as u32,
+            of: args[3] as u32,
+        },
         unknown => return Err(DecodeError::Kind(unknown)),
     };
     Ok(Event {

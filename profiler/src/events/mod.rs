@@ -142,6 +142,17 @@ pub enum Call {
         /// Pages of the tree, by the kernel's exact count.
         pages: u64,
     },
+    /// The same of one address space alone (page ledger).
+    OwnPeakCandidate {
+        /// Its number among those of the space, from 1.
+        epoch: u32,
+        /// Pages of the space, by the kernel's exact count.
+        pages: u64,
+        /// Index of the space in the ledger.
+        space: u32,
+        /// Process that the space was made for; whoever takes the memory away may be another one.
+        of: u32,
+    },
     /// The calling thread is exiting. The process is gone when its last thread has.
     Exit,
 }

@@ -122,9 +122,12 @@ pub struct Probes {
 pub struct Sizes {
     /// Bytes of the ring, a power of two.
     pub ring_bytes: u32,
-    /// Stretches of 2 MiB of which the ledger can keep a copy: 88 bytes in the pool and some 80 in the table
+    /// Stretches of 2 MiB of which the ledger can keep a copy: 96 bytes in the pool and some 80 in the table
     /// that finds them.
     pub chunks: u32,
+    /// The same for the peaks of single processes, which need copies of their own only where they are not
+    /// those of the tree.
+    pub own_chunks: u32,
 }
 
 impl Default for Sizes {
@@ -132,6 +135,7 @@ impl Default for Sizes {
         Sizes {
             ring_bytes: 8 << 20,
             chunks: 1 << 19,
+            own_chunks: 1 << 16,
         }
     }
 }
@@ -144,6 +148,8 @@ impl Sizes {
         let chunks = threads.saturating_mul(2).saturating_add(1 << 15);
         Sizes {
             chunks: chunks.min(u64::from(everything.chunks)) as u32,
+            // One process has nearly all of the memory.
+            own_chunks: 1 << 14,
             ..everything
         }
     }
@@ -188,6 +194,8 @@ impl Probes {
             loader
                 .map_max_entries(ledger_wire::names::POOL, sizes.chunks)
                 .map_max_entries(ledger_wire::names::CHUNKS, sizes.chunks)
+                .map_max_entries(ledger_wire::names::OWN_POOL, sizes.own_chunks)
+                .map_max_entries(ledger_wire::names::OWN_CHUNKS, sizes.own_chunks)
                 .map_max_entries(
                     ledger_wire::names::CPU_OFFSETS,
                     layout.cpu_offsets.len().max(1) as u32,
@@ -220,7 +228,7 @@ impl Probes {
             .collect::<Result<_, _>>()?;
 
         let ledger = layout
-            .map(|layout| LedgerProbes::attach(&mut ebpf, layout, sizes.chunks, &mut states))
+            .map(|layout| LedgerProbes::attach(&mut ebpf, layout, sizes, &mut states))
             .transpose()?;
 
         let mut take = |name: &str| {

@@ -23,7 +23,7 @@ use profiler_ebpf::ledger_wire::{
 };
 
 use super::{
-    attach::{Probe, ProbeState},
+    attach::{Probe, ProbeState, Sizes},
     btf::Btf,
     functions::{self, attached},
     layout::Layout,
@@ -44,6 +44,9 @@ pub struct LedgerProbes {
     pool: Mapped,
     /// Entries of the pool.
     chunks: u32,
+    /// As `pool` and `chunks`, for spaces' own candidates.
+    own_pool: Mapped,
+    own_chunks: u32,
     spaces: Mapped,
     state: Mapped,
     /// [`Tier::A`] or [`Tier::B`].
@@ -57,7 +60,7 @@ impl LedgerProbes {
     pub fn attach(
         ebpf: &mut Ebpf,
         layout: &Layout,
-        chunks: u32,
+        sizes: Sizes,
         states: &mut Vec<Probe>,
     ) -> Result<LedgerProbes, TierError> {
         let mut offsets: Array<&mut MapData, u64> = ebpf
@@ -71,8 +74,10 @@ impl LedgerProbes {
                 .map_err(TierError::kernel)?;
         }
         let mut probes = LedgerProbes {
-            pool: map(ebpf, names::POOL, chunks as usize * size_of::<Chunk>())?,
-            chunks,
+            pool: pool(ebpf, names::POOL, sizes.chunks)?,
+            chunks: sizes.chunks,
+            own_pool: pool(ebpf, names::OWN_POOL, sizes.own_chunks)?,
+            own_chunks: sizes.own_chunks,
             spaces: map(ebpf, names::SPACES, SPACES as usize * size_of::<Space>())?,
             state: map(ebpf, names::STATE, size_of::<State>())?,
             tier: layout.tier,
@@ -216,6 +221,13 @@ impl LedgerProbes {
         (0..chunks as usize).map(|index| self.pool.record(index))
     }
 
+    /// The same of spaces' own candidates.
+    pub fn own_chunks(&self) -> impl Iterator<Item = ChunkWords> {
+        let used = self.state()[offset_of!(State, own_chunks) / 8];
+        let chunks = used.min(u64::from(self.own_chunks));
+        (0..chunks as usize).map(|index| self.own_pool.record(index))
+    }
+
     /// How often programs were skipped because they were already running on their CPU.
     pub fn recursion_misses(&self) -> u64 {
         self.skipped().iter().map(|(_, times)| times).sum()
@@ -231,6 +243,10 @@ impl LedgerProbes {
 struct Mapped {
     start: NonNull<u8>,
     length: usize,
+}
+
+fn pool(ebpf: &Ebpf, name: &'static str, chunks: u32) -> Result<Mapped, TierError> {
+    map(ebpf, name, chunks as usize * size_of::<Chunk>())
 }
 
 fn map(ebpf: &Ebpf, name: &'static str, bytes: usize) -> Result<Mapped, TierError> {

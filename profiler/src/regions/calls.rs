@@ -73,6 +73,7 @@ impl AddressSpace {
             Call::Fork { .. }
             | Call::MemfdCreate { .. }
             | Call::PeakCandidate { .. }
+            | Call::OwnPeakCandidate { .. }
             | Call::Sigaltstack { .. }
             | Call::Exec { .. }
             | Call::Exit => {}

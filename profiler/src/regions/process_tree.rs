@@ -135,7 +135,7 @@ impl ProcessTree {
     /// orphan.
     pub fn apply(&mut self, event: &Event) {
         // It stands in the process that removes something, which may be gone for the tree already.
-        if let Call::PeakCandidate { .. } = event.call {
+        if let Call::PeakCandidate { .. } | Call::OwnPeakCandidate { .. } = event.call {
             return;
         }
         let Some(&index) = self.live.get(&event.tgid) else {
@@ -177,7 +177,9 @@ impl ProcessTree {
                     space.apply(event);
                 }
             }
-            Call::MemfdCreate { .. } | Call::PeakCandidate { .. } => {}
+            Call::MemfdCreate { .. }
+            | Call::PeakCandidate { .. }
+            | Call::OwnPeakCandidate { .. } => {}
         }
     }
 
@@ -207,6 +209,22 @@ impl ProcessTree {
     pub fn share_memory(&self, tgid: u32, other_tgid: u32) -> bool {
         let space = |tgid| self.process(tgid).and_then(|process| process.space);
         space(tgid).is_some() && space(tgid) == space(other_tgid)
+    }
+
+    /// A tree of this live process alone, with its memory.
+    pub fn only(&self, tgid: u32) -> Option<ProcessTree> {
+        let process = self.process(tgid)?.clone();
+        let own = process.space.and_then(|id| {
+            let space = self.spaces.get(&id)?.space.clone();
+            Some((id, SharedSpace { space, users: 1 }))
+        });
+        Some(ProcessTree {
+            processes: vec![process],
+            live: HashMap::from([(tgid, 0)]),
+            spaces: own.into_iter().collect(),
+            next_space: self.next_space,
+            orphan_events: 0,
+        })
     }
 
     /// Events from processes that were not known to be alive, and exits of threads that were not.

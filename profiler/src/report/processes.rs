@@ -40,6 +40,45 @@ pub fn processes_table(run: &Run) -> Table<9> {
     }
 }
 
+/// Those that had more at a moment of their own than at the peak of the tree, each then; `None`: there is none.
+pub fn own_peaks_table(run: &Run) -> Option<Table<7>> {
+    let own = |process: &Process| {
+        let own = process.at_peak.clone()?;
+        (own.rss_bytes > process.rss_bytes_at_peak).then_some((process.tgid, own))
+    };
+    let mut peaks: Vec<_> = run.processes.iter().filter_map(own).collect();
+    peaks.sort_by_key(|(_, own)| std::cmp::Reverse(own.rss_bytes));
+    let rows = peaks.iter().take(SHOWN).map(|(tgid, own)| {
+        let [stacks, heap, runtime, unclassified] =
+            Class::ALL.map(|class| human(own.classes.get(class)));
+        let at = format!("{:.3} s", own.at_seconds);
+        let rss = human(own.rss_bytes);
+        [
+            tgid.to_string(),
+            at,
+            stacks,
+            heap,
+            runtime,
+            unclassified,
+            rss,
+        ]
+    });
+    let headings = [
+        "tgid",
+        "after exec",
+        "stacks",
+        "heap",
+        "runtime",
+        "unclassified",
+        "RSS",
+    ];
+    (!peaks.is_empty()).then(|| Table {
+        headings,
+        flush: [Flush::Right; 7],
+        rows: rows.collect(),
+    })
+}
+
 fn row(process: &Process) -> [String; 9] {
     let class = |class| human(process.classes_at_peak.get(class));
     // Documents of older versions do not tell the classes of a process.

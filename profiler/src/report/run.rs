@@ -9,7 +9,7 @@ use crate::units::{human, thousands};
 
 use super::{
     Colour,
-    processes::processes_table,
+    processes::{own_peaks_table, processes_table},
     regions::{self, regions_table},
     trust::trust,
 };
@@ -122,6 +122,15 @@ fn write_peak(out: &mut String, run: &Run, peak: &Peak, colour: Colour) -> std::
 
     writeln!(out, "\n{}", colour.bold("processes"))?;
     write_rows(out, &processes_table(run).lines(Colour::Off))?;
+    if let Some(table) = own_peaks_table(run) {
+        writeln!(
+            out,
+            "\n{}",
+            colour.bold("processes that had more at another time")
+        )?;
+        write_rows(out, &table.lines(Colour::Off))?;
+    }
+
     writeln!(out, "\n{}", colour.bold("largest regions"))?;
     write_rows(out, &regions_table(run, peak).lines(Colour::Off))?;
     if let Some(more @ 1..) = peak.regions.len().checked_sub(regions::SHOWN) {

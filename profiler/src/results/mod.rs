@@ -403,8 +403,32 @@ pub struct Process {
     /// When that was, in seconds after the first exec.
     #[serde(default)]
     pub highest_at_seconds: Option<f64>,
+    /// The composition of this process alone at its own peak, by the page ledger; where there is but one
+    /// process, that of the tree. `None` for the reason below.
+    #[serde(default)]
+    pub at_peak: Option<ProcessPeak>,
+    /// Why `at_peak` is not told.
+    #[serde(default)]
+    pub at_peak_reason: Option<String>,
     /// Most threads alive at once.
     pub threads_peak: u64,
+}
+
+/// One process at its own peak.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct ProcessPeak {
+    /// Seconds after the first exec.
+    pub at_seconds: f64,
+    /// RSS of the process: the classes sum to this, to the byte.
+    pub rss_bytes: u64,
+    /// By how much it may be off.
+    pub error_bound_bytes: u64,
+    /// RSS by class.
+    pub classes: Classes,
+    /// RSS by leaf, largest first.
+    pub leaves: Vec<LeafBytes>,
+    /// RSS by region, largest first; small alike regions are one row with a `count`.
+    pub regions: Vec<Region>,
 }
 
 /// How much of the event stream arrived, and what had to be repaired.

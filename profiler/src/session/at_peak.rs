@@ -11,18 +11,31 @@
 //! later                                                 munmap
 //! ```
 //!
+//! Where there is more than one process, each has a tree of its own beside it, which stands still at the
+//! latest candidate for that process' own peak in the same way ([`own_peak`](super::own_peak)).
+//!
 //! What only `/proc/PID/maps` knows (paths, what exec mapped) is collected whenever that file is
 //! read, before the candidate or after it.
 
-use std::{collections::HashMap, ops::Range, sync::Arc};
+use std::{
+    collections::{BTreeMap, HashMap},
+    ops::Range,
+    sync::Arc,
+};
 
 use rangemap::RangeMap;
 
 use profiler_ebpf::ledger_wire::Space;
 
-use super::analysis::Analysis;
+use super::{
+    analysis::{Analysis, Look},
+    own_peak::{OwnPeak, OwnPeaks},
+};
 use crate::{
-    classify::compose::{Composition, compose},
+    classify::{
+        compose::{Composition, compose},
+        division::Division,
+    },
     events::{Call, Event},
     regions::{AddressSpace, Origin, OriginKind, Piece, ProcessTree, compare},
     residency::{
@@ -42,17 +55,38 @@ const ARGUMENTS: u64 = 6 * MIB;
 /// See the module.
 #[derive(Debug)]
 pub struct AtPeak {
-    tree: ProcessTree,
-    later: Vec<Event>,
-    /// When each process last exec'd: now, and at the candidate.
-    image_now: HashMap<u32, u64>,
+    /// The whole tree.
+    whole: Still,
+    epoch: u32,
+    /// The processes, each at its own candidate.
+    own: OwnPeaks,
+    seen: Seen,
+}
+
+/// A tree that stands still at a candidate, and what has happened since.
+#[derive(Debug, Clone)]
+pub(super) struct Still {
+    pub tree: ProcessTree,
+    pub later: Vec<Event>,
+    /// When each process had last exec'd.
     image_then: HashMap<u32, u64>,
-    /// Mappings that were seen, by process and image. `start` and `end` are left as they were seen.
-    seen: HashMap<(u32, u64), RangeMap<u64, Vma>>,
+}
+
+/// What was seen of mappings and pages, at whatever time.
+#[derive(Debug, Default)]
+pub(super) struct Seen {
+    /// When each process last exec'd.
+    image_now: HashMap<u32, u64>,
+    /// Mappings, by process and image. `start` and `end` are left as they were seen.
+    mappings: HashMap<Image, RangeMap<u64, Vma>>,
+    /// Of a forked process that has not exec'd: whose image it runs.
+    inherited: HashMap<u32, Image>,
     /// RSS less PSS when a process was last scanned.
     shared_bytes: HashMap<u32, u64>,
-    epoch: u32,
 }
+
+/// A process, and when it exec'd; 0: it never did.
+type Image = (u32, u64);
 
 /// How well bits and counters agree, in bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -69,61 +103,48 @@ impl AtPeak {
     /// Starts with the process that was launched.
     pub fn new(root: u32) -> AtPeak {
         AtPeak {
-            tree: ProcessTree::new(root),
-            later: Vec::new(),
-            image_now: HashMap::new(),
-            image_then: HashMap::new(),
-            seen: HashMap::new(),
-            shared_bytes: HashMap::new(),
+            whole: Still::at(ProcessTree::new(root)),
             epoch: 0,
+            own: OwnPeaks::default(),
+            seen: Seen::default(),
         }
     }
 
-    /// Takes an event, in the order of the ring.
-    pub fn event(&mut self, event: &Event) {
-        if let Call::Exec { .. } = event.call {
-            self.image_now.insert(event.tgid, event.ended_ns);
-        }
-        let Call::PeakCandidate { epoch, .. } = event.call else {
-            self.later.push(event.clone());
-            return;
-        };
-        self.epoch = epoch;
-        let mut last_act: HashMap<u32, usize> = HashMap::new();
-        for (index, event) in self.later.iter().enumerate() {
-            if event.call != Call::Exit {
-                last_act.insert(event.tgid, index);
+    /// Takes an event, in the order of the ring. `now` is the tree after it.
+    pub fn event(&mut self, event: &Event, now: &ProcessTree) {
+        self.seen.event(event);
+        self.own.event(event, &self.whole, now);
+        match event.call {
+            Call::PeakCandidate { epoch, .. } => {
+                self.epoch = epoch;
+                self.whole.stand(self.whole.later.len());
+                self.own.tree_stands();
             }
+            Call::OwnPeakCandidate { .. } => {}
+            _ => self.whole.later.push(event.clone()),
         }
-        // Memory is not removed by the exits that a process ends with, so the peak was there before
-        // them already, and the stacks had their threads. They wait.
-        let tree = &mut self.tree;
-        let mut index = 0;
-        self.later.retain(|event| {
-            let waits = last_act.get(&event.tgid).is_none_or(|&last| index > last);
-            index += 1;
-            if !waits {
-                tree.apply(event);
-            }
-            waits
-        });
-        self.image_then.clone_from(&self.image_now);
     }
 
     /// Takes what `/proc/PID/maps` shows now.
     pub fn maps(&mut self, tgid: u32, vmas: &[Vma]) {
-        let image = self.image_now.get(&tgid).copied().unwrap_or(0);
-        let seen = self.seen.entry((tgid, image)).or_default();
-        for vma in vmas.iter().filter(|vma| vma.start < vma.end) {
-            seen.insert(vma.start..vma.end, vma.clone());
-        }
+        self.seen.maps(tgid, vmas);
     }
 
     /// Takes what a scan found out about sharing.
     pub fn scanned(&mut self, process: &ProcessSnapshot) {
         self.maps(process.tgid, &process.vmas);
         let shared = process.rss_bytes.saturating_sub(process.pss_bytes);
-        self.shared_bytes.insert(process.tgid, shared);
+        self.seen.shared_bytes.insert(process.tgid, shared);
+    }
+
+    /// Each process at the highest of its own, as [`compose`](Self::compose) does it for the tree.
+    pub fn compose_own(
+        &mut self,
+        ledger: &Ledger,
+        present: &HashMap<u32, Vec<ResidentRange>>,
+        analysis: &Analysis,
+    ) -> HashMap<u32, Result<OwnPeak, String>> {
+        self.own.compose(ledger, present, &self.seen, analysis)
     }
 
     /// The composition at the candidate; `None` before the first one. `present` is what the page
@@ -148,7 +169,7 @@ impl AtPeak {
                 _ => present.get(&space.tgid).unwrap_or(&none),
             };
             let bits = ledger.resident(index, now);
-            let (snapshot, unmapped) = self.process(space, &bits);
+            let (snapshot, unmapped) = self.whole.process(space, &bits, &self.seen);
             agreement.unmapped_bytes += unmapped;
             agreement.missing_bytes += snapshot.unexplained_bytes.max(0).unsigned_abs();
             agreement.extra_bytes += snapshot.unexplained_bytes.min(0).unsigned_abs();
@@ -160,21 +181,114 @@ impl AtPeak {
             method: Method::default(),
             processes,
         };
-        let divisions = analysis
-            .looks_nearest(ledger.state.candidate_ns)
-            .into_iter()
-            .filter(|(tgid, look)| *self.image_then.get(tgid).unwrap_or(&0) == look.image_ns)
-            .map(|(tgid, look)| (tgid, Arc::clone(&look.division)))
-            .collect();
-        let composition = compose(&snapshot, &self.tree, &analysis.images, &divisions);
+        let divisions = self
+            .whole
+            .divisions(analysis.looks_nearest(ledger.state.candidate_ns));
+        let composition = compose(&snapshot, &self.whole.tree, &analysis.images, &divisions);
         Some((composition, agreement))
+    }
+}
+
+impl Seen {
+    fn event(&mut self, event: &Event) {
+        match event.call {
+            Call::Exec { .. } => {
+                self.image_now.insert(event.tgid, event.ended_ns);
+            }
+            Call::Fork {
+                child_tid, flags, ..
+            } if flags & libc::CLONE_VM as u64 == 0 => {
+                let image = self.image(event.tgid, self.image_now(event.tgid));
+                self.inherited.insert(child_tid, image);
+                // The number may have been that of another process.
+                self.image_now.remove(&child_tid);
+            }
+            _ => {}
+        }
+    }
+
+    fn maps(&mut self, tgid: u32, vmas: &[Vma]) {
+        let image = (tgid, self.image_now(tgid));
+        let seen = self.mappings.entry(image).or_default();
+        for vma in vmas.iter().filter(|vma| vma.start < vma.end) {
+            seen.insert(vma.start..vma.end, vma.clone());
+        }
+    }
+
+    /// When a process last exec'd; 0: never.
+    pub fn image_now(&self, tgid: u32) -> u64 {
+        self.image_now.get(&tgid).copied().unwrap_or(0)
+    }
+
+    /// The image under which its mappings were seen: its own, or the one that it was forked with.
+    fn image(&self, tgid: u32, exec_ns: u64) -> Image {
+        let own = (tgid, exec_ns);
+        match self.inherited.get(&tgid) {
+            Some(&image) if exec_ns == 0 && !self.mappings.contains_key(&own) => image,
+            _ => own,
+        }
+    }
+}
+
+impl Still {
+    /// Before anything has happened to this tree.
+    pub fn at(tree: ProcessTree) -> Still {
+        Still {
+            tree,
+            later: Vec::new(),
+            image_then: HashMap::new(),
+        }
+    }
+
+    /// Goes on to a candidate that comes after so many of the later events.
+    pub fn stand(&mut self, events: usize) {
+        let mut last_act: HashMap<u32, usize> = HashMap::new();
+        for (index, event) in self.later[..events].iter().enumerate() {
+            if event.call != Call::Exit {
+                last_act.insert(event.tgid, index);
+            }
+        }
+        // Memory is not removed by the exits that a process ends with, so the peak was there before
+        // them already, and the stacks had their threads. They wait.
+        let (tree, image_then) = (&mut self.tree, &mut self.image_then);
+        let mut index = 0;
+        self.later.retain(|event| {
+            let waits = last_act.get(&event.tgid).is_none_or(|&last| index > last);
+            index += 1;
+            if !waits {
+                tree.apply(event);
+            }
+            if let (false, Call::Exec { .. }) = (waits, &event.call) {
+                image_then.insert(event.tgid, event.ended_ns);
+            }
+            waits
+        });
+    }
+
+    /// When a process had last exec'd; 0: never.
+    pub fn image_then(&self, tgid: u32) -> u64 {
+        self.image_then.get(&tgid).copied().unwrap_or(0)
+    }
+
+    /// What adapters found, of those processes that had the same image.
+    pub fn divisions(&self, looks: BTreeMap<u32, &Look>) -> HashMap<u32, Arc<Division>> {
+        let same_image = |(tgid, look): &(u32, &Look)| self.image_then(*tgid) == look.image_ns;
+        let looks = looks.into_iter().filter(same_image);
+        looks
+            .map(|(tgid, look)| (tgid, Arc::clone(&look.division)))
+            .collect()
     }
 
     /// One process at the candidate, and the bytes in `bits` that no mapping of that time explains.
-    fn process(&mut self, of: &Space, bits: &[ResidentRange]) -> (ProcessSnapshot, u64) {
+    pub fn process(
+        &mut self,
+        of: &Space,
+        bits: &[ResidentRange],
+        known: &Seen,
+    ) -> (ProcessSnapshot, u64) {
         let (tgid, counted) = (of.tgid, of.candidate_pages * PAGE);
-        let image = self.image_then.get(&tgid).copied().unwrap_or(0);
-        let seen = self.seen.get(&(tgid, image));
+        let image = known.image(tgid, self.image_then(tgid));
+        let seen = known.mappings.get(&image);
         let mut vmas = match (self.tree.space(tgid), seen) {
             (Some(space), seen) => mappings(space, seen, bits),
             (None, Some(seen)) => mappings(&AddressSpace::empty(), Some(seen), bits),
@@ -200,7 +314,7 @@ impl AtPeak {
             .tree
             .process(tgid)
             .map_or(0, |process| process.threads.len());
-        let shared = self.shared_bytes.get(&tgid).copied().unwrap_or(0);
+        let shared = known.shared_bytes.get(&tgid).copied().unwrap_or(0);
         let snapshot = ProcessSnapshot {
             tgid,
             vmas,
@@ -347,6 +461,26 @@ mod tests {
 
     const TGID: u32 = 7;
 
+    /// Both of the trees that a session keeps.
+    struct Both {
+        at_peak: AtPeak,
+        now: ProcessTree,
+    }
+
+    impl Both {
+        fn new() -> Both {
+            Both {
+                at_peak: AtPeak::new(TGID),
+                now: ProcessTree::new(TGID),
+            }
+        }
+
+        fn event(&mut self, event: &Event) {
+            self.now.apply(event);
+            self.at_peak.event(event, &self.now);
+        }
+    }
+
     fn event(call: Call) -> Event {
         Event {
             began_ns: 1,
@@ -371,7 +505,7 @@ mod tests {
 
     #[test]
     fn a_mapping_that_is_gone_again_is_in_the_composition_at_the_candidate() {
-        let mut at_peak = AtPeak::new(TGID);
+        let mut both = Both::new();
         let exec = event(Call::Exec {
             path: "/bin/x".into(),
         });
@@ -387,7 +521,7 @@ mod tests {
             gone,
             anonymous(1 << 30, 8192),
         ] {
-            at_peak.event(&event);
+            both.event(&event);
         }
         let mut bits = [0; 8];
         bits[0] = 0b111;
@@ -411,6 +545,7 @@ mod tests {
                 taken: 1,
                 bits,
             }],
+            [],
         );
         // Two pages that came after the candidate, in a mapping made after it.
         let now = ResidentRange {
@@ -419,7 +554,8 @@ mod tests {
             file: false,
         };
         let present = HashMap::from([(TGID, vec![now])]);
-        let (composition, agreement) = at_peak
+        let (composition, agreement) = both
+            .at_peak
             .compose(&ledger, &present, &Analysis::new(TGID))
             .expect("a candidate");
         assert_eq!(composition.rss_bytes, 3 * PAGE);
@@ -437,7 +573,7 @@ mod tests {
 
     #[test]
     fn the_exits_that_a_process_ends_with_come_after_its_peak() {
-        let mut at_peak = AtPeak::new(TGID);
+        let mut both = Both::new();
         let thread = |tid, call| Event { tid, ..event(call) };
         let start = event(Call::Fork {
             child_tid: TGID + 1,
@@ -446,33 +582,35 @@ mod tests {
             stack_top: 0,
         });
         let candidate = |epoch| event(Call::PeakCandidate { epoch, pages: 1 });
-        let threads = |at_peak: &AtPeak| at_peak.tree.process(TGID).map(|it| it.threads.len());
+        let threads = |both: &Both| {
+            both.at_peak
+                .whole
+                .tree
+                .process(TGID)
+                .map(|it| it.threads.len())
+        };
         for event in [start, thread(TGID + 1, Call::Exit), candidate(1)] {
-            at_peak.event(&event);
+            both.event(&event);
         }
-        assert_eq!(threads(&at_peak), Some(2), "nothing came after the exit");
+        assert_eq!(threads(&both), Some(2), "nothing came after the exit");
         for event in [anonymous(0, 4096), event(Call::Exit), candidate(2)] {
-            at_peak.event(&event);
+            both.event(&event);
         }
-        assert_eq!(
-            threads(&at_peak),
-            Some(1),
-            "the first exit lies before a call"
-        );
+        assert_eq!(threads(&both), Some(1), "the first exit lies before a call");
     }
 
     #[test]
     fn counted_pages_of_no_known_mapping_are_kept_and_named_so() {
-        let mut at_peak = AtPeak::new(TGID);
+        let mut both = Both::new();
         for event in [
             event(Call::Exec {
                 path: "/bin/x".into(),
             }),
             anonymous(0, 4096),
         ] {
-            at_peak.event(&event);
+            both.event(&event);
         }
-        at_peak.event(&event(Call::PeakCandidate { epoch: 1, pages: 2 }));
+        both.event(&event(Call::PeakCandidate { epoch: 1, pages: 2 }));
         let range = |start, end| ResidentRange {
             start,
             end,
@@ -487,7 +625,8 @@ mod tests {
             start_stack,
             ..Space::default()
         };
-        let (snapshot, unmapped) = at_peak.process(&counting(4), &bits);
+        let seen = Seen::default();
+        let (snapshot, unmapped) = both.at_peak.whole.process(&counting(4), &bits, &seen);
         assert_eq!((snapshot.unexplained_bytes, unmapped), (0, 0));
         let [_, image, stack] = &snapshot.vmas[..] else {
             panic!("{:?}", snapshot.vmas);
@@ -495,7 +634,7 @@ mod tests {
         assert_eq!(image.start..image.end, PAGE..2 * PAGE);
         assert_eq!(stack.name.as_deref(), Some("[stack]"));
         // Had the kernel not counted them, they would have come later.
-        let (snapshot, unmapped) = at_peak.process(&counting(1), &bits);
+        let (snapshot, unmapped) = both.at_peak.whole.process(&counting(1), &bits, &seen);
         assert_eq!((snapshot.unexplained_bytes, unmapped), (0, 3 * PAGE));
     }
 }

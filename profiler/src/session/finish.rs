@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, time::SystemTime};
 
 use anyhow::Result;
 
-use super::{follow::Ended, job::Job, ledger::Highest, limits, outcome::judge, timeline};
+use super::{follow::Ended, job::Job, ledger::OfProcesses, limits, outcome::judge, timeline};
 use crate::{
     adapters::Account,
     classify::{
@@ -13,11 +13,15 @@ use crate::{
     },
     kernel_memory::Kernel,
     probes::tier::Tier,
-    results::{Adapter, Counters, EventCounts, LeafBytes, Outcome, Peak, Process, Region, Run},
+    results::{
+        Adapter, Counters, EventCounts, LeafBytes, Outcome, Peak, Process, ProcessPeak, Region, Run,
+    },
 };
 
 /// So many of the largest regions stand in the results one by one; the others by rule and backing.
 const SINGLE_REGIONS: usize = 100;
+/// The same of each process at its own peak, of which there may be thousands.
+const SINGLE_REGIONS_OF_A_PROCESS: usize = 20;
 
 pub(super) fn run(ended: Ended, job: &Job, started: SystemTime) -> Result<Run> {
     let seconds = |ns: u64| ns.saturating_sub(ended.exec_ns) as f64 / 1e9;
@@ -69,6 +73,19 @@ pub(super) fn run(ended: Ended, job: &Job, started: SystemTime) -> Result<Run> {
     );
     ended.phase_counters.fill(&mut phases, &ended.counters);
     let marks = &ended.high_water_marks;
+    let whole = ended.analysis.best.as_ref().map(|best| {
+        let marks = best
+            .processes
+            .iter()
+            .map(|(tgid, rss, _)| marks.get(tgid).unwrap_or(rss));
+        peak(
+            best,
+            ended.analysis.kernel(best, ended.exec_ns),
+            marks.sum(),
+            seconds(best.taken_ns),
+            ended.ledger.as_ref(),
+        )
+    });
     Ok(Run {
         exit_status: Some(ended.exit_status),
         wall_seconds,
@@ -76,20 +93,13 @@ pub(super) fn run(ended: Ended, job: &Job, started: SystemTime) -> Result<Run> {
         launch_seconds: ended.alive_ns.map(seconds),
         phases,
         live_tasks_peak: ended.words.live_peak,
-        processes: processes(&ended.analysis, &ended.highest, seconds),
-        peak: ended.analysis.best.as_ref().map(|best| {
-            let marks = best
-                .processes
-                .iter()
-                .map(|(tgid, rss, _)| marks.get(tgid).unwrap_or(rss));
-            peak(
-                best,
-                ended.analysis.kernel(best, ended.exec_ns),
-                marks.sum(),
-                seconds(best.taken_ns),
-                ended.ledger.as_ref(),
-            )
-        }),
+        processes: processes(
+            &ended.analysis,
+            &ended.of_processes,
+            whole.as_ref(),
+            seconds,
+        ),
+        peak: whole,
         timeline: ended.timeline,
         counters: ended.counters,
         events: counts,
@@ -168,7 +178,7 @@ fn peak(
         },
         classes: best.classes,
         leaves: leaves(&best.leaves),
-        regions: regions(&best.regions),
+        regions: regions(&best.regions, SINGLE_REGIONS),
         made_by: Vec::new(),
         kernel,
         threads: best.objects.threads,
@@ -218,10 +228,10 @@ fn adapters(accounts: &[Account], seconds: impl Fn(u64) -> f64) -> Vec<Adapter> 
 }
 
 /// The largest regions one by one, then the rest, alike ones as one row. The rows sum to RSS.
-fn regions(all: &[ClassifiedRegion]) -> Vec<Region> {
+fn regions(all: &[ClassifiedRegion], one_by_one: usize) -> Vec<Region> {
     let mut sorted: Vec<&ClassifiedRegion> = all.iter().collect();
     sorted.sort_by_key(|region| (std::cmp::Reverse(region.resident_bytes), region.range.start));
-    let (single, rest) = sorted.split_at(sorted.len().min(SINGLE_REGIONS));
+    let (single, rest) = sorted.split_at(sorted.len().min(one_by_one));
     let row = |region: &ClassifiedRegion| Region {
         tgid: region.tgid,
         start: Some(format!("{:#x}", region.range.start)),
@@ -282,7 +292,8 @@ fn regions(all: &[ClassifiedRegion]) -> Vec<Region> {
 
 fn processes(
     analysis: &super::analysis::Analysis,
-    highest: &Highest,
+    of_processes: &OfProcesses,
+    whole: Option<&Peak>,
     seconds: impl Fn(u64) -> f64,
 ) -> Vec<Process> {
     let at_peak = analysis
@@ -297,8 +308,13 @@ fn processes(
             own.add(leaf.class(), bytes);
         }
     }
+    let own_peak = |tgid| own_peak(tgid, analysis, of_processes, whole, &seconds);
     let row = |process: &crate::regions::Process| {
-        let highest = highest.get(&process.tgid);
+        let highest = of_processes.highest.get(&process.tgid);
+        let (own_peak, reason) = match own_peak(process.tgid) {
+            Ok(peak) => (Some(peak), None),
+            Err(reason) => (None, Some(reason)),
+        };
         let at_peak = at_peak.iter().find(|(tgid, ..)| *tgid == process.tgid);
         Process {
             tgid: process.tgid,
@@ -311,10 +327,46 @@ fn processes(
             classes_at_peak: classes.get(&process.tgid).copied().unwrap_or_default(),
             highest_rss_bytes: highest.map(|&(bytes, _)| bytes),
             highest_at_seconds: highest.map(|&(_, ns)| seconds(ns)),
+            at_peak: own_peak,
+            at_peak_reason: reason,
             threads_peak: process.threads_peak as u64,
         }
     };
     analysis.tree.processes().map(row).collect()
+}
+
+/// One process at its own peak, or why that is not told.
+fn own_peak(
+    tgid: u32,
+    analysis: &super::analysis::Analysis,
+    of_processes: &OfProcesses,
+    whole: Option<&Peak>,
+    seconds: impl Fn(u64) -> f64,
+) -> Result<ProcessPeak, String> {
+    let of = |composition: &Composition, error_bound_bytes| ProcessPeak {
+        at_seconds: seconds(composition.taken_ns),
+        rss_bytes: composition.rss_bytes,
+        error_bound_bytes,
+        classes: composition.classes,
+        leaves: leaves(&composition.leaves),
+        regions: regions(&composition.regions, SINGLE_REGIONS_OF_A_PROCESS),
+    };
+    match of_processes.at_peak.get(&tgid) {
+        Some(Ok(own)) => return Ok(of(&own.composition, own.error_bound_bytes)),
+        Some(Err(reason)) => return Err(reason.clone()),
+        None => {}
+    }
+    // The only process there ever was.
+    if let (1, Some(best), Some(whole)) = (analysis.tree.processes().count(), &analysis.best, whole)
+    {
+        return Ok(of(best, whole.error_bound_bytes));
+    }
+    Err(match whole.map(|whole| whole.tier.as_str()) {
+        None => "the program ended before it could be scanned",
+        Some("C") => "scans find the peak of the tree alone",
+        Some(_) => "it lived in the memory of its parent, or was not followed",
+    }
+    .into())
 }
 
 #[cfg(test)]
@@ -333,7 +385,7 @@ mod tests {
             backing: None,
         };
         let all: Vec<_> = (0..250).map(region).collect();
-        let rows = regions(&all);
+        let rows = regions(&all, SINGLE_REGIONS);
         assert_eq!(rows.len(), SINGLE_REGIONS + 1);
         assert_eq!(
             rows.iter().map(|row| row.resident_bytes).sum::<u64>(),

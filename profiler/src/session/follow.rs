@@ -27,7 +27,7 @@ use super::{
     divide::divide,
     image,
     job::Job,
-    ledger::Highest,
+    ledger::OfProcesses,
     outcome::{Word, Words},
     own_cost,
     phase_counters::PhaseCounters,
@@ -113,8 +113,8 @@ enum Books {
 pub(super) struct Ended {
     /// What the page ledger found, in tiers A and B.
     pub ledger: Option<crate::results::Ledger>,
-    /// And the highest RSS of each process.
-    pub highest: Highest,
+    /// And of each process.
+    pub of_processes: OfProcesses,
     /// Better tiers that were refused.
     pub refused_tiers: Vec<RefusedTier>,
     pub analysis: Analysis,
@@ -295,7 +295,7 @@ impl<'a> Following<'a> {
         let analysis = self.analysis.as_mut().expect("set before the loop");
         analysis.event(&event);
         if let Some(at_peak) = &mut self.at_peak {
-            at_peak.event(&event);
+            at_peak.event(&event, &analysis.tree);
             self.maps.event(&event.call);
         }
         match &event.call {
@@ -593,13 +593,13 @@ impl<'a> Following<'a> {
             ));
         }
         let exec_ns = self.exec_ns.unwrap_or(exit_ns);
-        let (ledger, highest) = match (&self.probes.ledger, self.at_peak) {
+        let (ledger, of_processes) = match (&self.probes.ledger, self.at_peak) {
             (Some(probes), Some(at_peak)) => {
-                let (ledger, highest) =
+                let (ledger, of_processes) =
                     super::ledger::read(probes, at_peak, &mut analysis, self.method, exec_ns);
-                (Some(ledger), highest)
+                (Some(ledger), of_processes)
             }
-            _ => (None, Highest::new()),
+            _ => (None, OfProcesses::default()),
         };
         let peak = ledger
             .as_ref()
@@ -611,7 +611,7 @@ impl<'a> Following<'a> {
             });
         Ok(Ended {
             ledger,
-            highest,
+            of_processes,
             refused_tiers: self.refused_tiers,
             analysis,
             high_water_marks: self.high_water_marks,
@@ -659,7 +659,7 @@ struct MapsPolicy {
 impl MapsPolicy {
     fn event(&mut self, call: &Call) {
         self.wanted |= match call {
-            Call::PeakCandidate { .. } => true,
+            Call::PeakCandidate { .. } | Call::OwnPeakCandidate { .. } => true,
             Call::Mmap { fd, .. } => *fd >= 0,
             _ => false,
         };

@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 
-use super::{analysis::Analysis, at_peak::AtPeak};
+use super::{analysis::Analysis, at_peak::AtPeak, own_peak::OwnPeak};
 use crate::{
     probes::ledger::LedgerProbes,
     residency::{
@@ -22,6 +22,14 @@ const SLACK: u64 = 512;
 /// The highest RSS of each process, by tgid: bytes, and `CLOCK_MONOTONIC` in ns.
 pub(super) type Highest = HashMap<u32, (u64, u64)>;
 
+/// What the ledger knows of single processes.
+#[derive(Default)]
+pub(super) struct OfProcesses {
+    pub highest: Highest,
+    /// By tgid: the process at its own peak, or why it is not told. Empty where there was one process.
+    pub at_peak: HashMap<u32, Result<OwnPeak, String>>,
+}
+
 /// Reads the ledger after the command has ended. The composition at the peak becomes the best one of
 /// `analysis`, unless a scan found clearly more.
 pub(super) fn read(
@@ -30,7 +38,7 @@ pub(super) fn read(
     analysis: &mut Analysis,
     method: Method,
     exec_ns: u64,
-) -> (results::Ledger, Highest) {
+) -> (results::Ledger, OfProcesses) {
     // Pages first, ledger second: what changes in between has been copied by then.
     let mut present = HashMap::new();
     let spaces = probes.spaces().map(decode_space);
@@ -39,7 +47,12 @@ pub(super) fn read(
             present.insert(space.tgid, pages);
         }
     }
-    let ledger = Ledger::decode(probes.state(), probes.spaces(), probes.chunks());
+    let ledger = Ledger::decode(
+        probes.state(),
+        probes.spaces(),
+        probes.chunks(),
+        probes.own_chunks(),
+    );
     let state = &ledger.state;
     let seconds = |ns: u64| ns.saturating_sub(exec_ns) as f64 / 1e9;
     let mut account = results::Ledger {
@@ -73,7 +86,11 @@ pub(super) fn read(
         + account.missing_bytes
         + account.extra_bytes;
     account.loss = loss(&account);
-    (account, highest(&ledger))
+    let of_processes = OfProcesses {
+        highest: highest(&ledger),
+        at_peak: at_peak.compose_own(&ledger, &present, analysis),
+    };
+    (account, of_processes)
 }
 
 /// A process has had several address spaces if it exec'd.

@@ -13,6 +13,7 @@ mod ledger;
 pub mod limits;
 pub mod outcome;
 mod own_cost;
+pub mod own_peak;
 mod phase_counters;
 pub mod replay;
 mod signals;

@@ -12,6 +12,7 @@ use super::{
     finish,
     follow::Ended,
     job::Job,
+    ledger::OfProcesses,
     outcome::Words,
     phase_counters::PhaseCounters,
     timeline,
@@ -65,7 +66,7 @@ pub fn replay(log: Vec<Entry<Frozen>>, job: &Job) -> Result<Run> {
     let ended = Ended {
         own_cost: None,
         ledger: None,
-        highest: HashMap::new(),
+        of_processes: OfProcesses::default(),
         refused_tiers: Vec::new(),
         analysis,
         high_water_marks,

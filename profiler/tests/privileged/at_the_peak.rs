@@ -6,12 +6,12 @@ use std::process::Stdio;
 use profiler::{
     classify::Class,
     residency::hidden_growth::statm_is_exact,
-    results::{Peak, Run},
+    results::{Peak, Process, ProcessPeak, Run},
 };
 
 use crate::{
-    fixtures::build,
-    profiled::{profiler_with, read_run},
+    fixtures::{build, told_by},
+    profiled::{address, profiler_with, read_run},
 };
 
 /// Longer than RSS must be at rest to be scanned, see `peak`.
@@ -99,4 +99,84 @@ fn scans_say_what_they_missed_of_a_short_peak() {
     // The kernel's high-water mark is short by what its counters have not flushed.
     assert!(high > allocated - allocated / 100, "{high}: {peak:?}");
     assert!(high < allocated + allocated / 50, "{high}");
+}
+
+#[test]
+fn each_process_is_told_at_its_own_peak() {
+    for tier in ["A", "B"] {
+        two_peaks(tier);
+    }
+}
+
+fn two_peaks(tier: &str) {
+    let folder = tempfile::tempdir().expect("a folder");
+    let result = folder.path().join("result.json");
+    let output = profiler_with(&["--tier", tier], &result)
+        .arg(build("two_peaks"))
+        .stdin(Stdio::null())
+        .output()
+        .expect("the profiler starts");
+    let words = String::from_utf8_lossy(&output.stderr);
+    if !output.status.success() {
+        assert!(words.contains("no page ledger"), "{words}");
+        eprintln!("SKIPPED: tier {tier}: {}", words.trim());
+        return;
+    }
+    let told = [output.stdout.as_slice(), b"ready\n"].concat();
+    let told = told_by(1, &mut told.as_slice()).expect("all of it");
+    let run = read_run(&result);
+    let own = |name: &str| {
+        let tgid = told[name].0 as u32;
+        let process: &Process = run
+            .processes
+            .iter()
+            .find(|process| process.tgid == tgid)
+            .expect("it was followed");
+        let peak = process.at_peak.as_ref();
+        let peak = peak.unwrap_or_else(|| panic!("{tier} {name}: {:?}", process.at_peak_reason));
+        assert_eq!(peak.classes.total(), peak.rss_bytes);
+        let regions = peak.regions.iter().map(|row| row.resident_bytes);
+        assert_eq!(regions.sum::<u64>(), peak.rss_bytes);
+        let highest = process.highest_rss_bytes.expect("there is a ledger");
+        assert!(peak.rss_bytes + peak.error_bound_bytes >= highest);
+        // A new candidate has more by a thousandth and four pages.
+        assert!(peak.error_bound_bytes <= highest / 1000 + 8 * 4096 || !statm_is_exact());
+        (process, peak)
+    };
+    let ((parent, parents), (child, childs)) = (own("pid"), own("child"));
+    let pages = |peak: &ProcessPeak, name: &str| -> u64 {
+        let (start, length) = told[name];
+        let inside = peak.regions.iter().filter(|row| {
+            address(row).is_some_and(|address| (start..start + length).contains(&address))
+        });
+        inside.map(|row| row.resident_bytes / 4096).sum()
+    };
+    let found = ["before", "childs"].map(|name| pages(childs, name));
+    assert_eq!(found, [60, 600], "{childs:?}");
+    let found = ["before", "parents"].map(|name| pages(parents, name));
+    assert_eq!(found, [40, 900], "{parents:?}");
+    assert!(childs.at_seconds < parents.at_seconds);
+    // By the kernel's own count of the child while it stood still there.
+    let off = childs.rss_bytes.abs_diff(told["child"].1) / 4096;
+    assert!(
+        off <= if statm_is_exact() { 2 } else { 64 },
+        "{off} pages off"
+    );
+    // The peak of both is the parent's, when the child had given most of it back.
+    assert!(
+        child.rss_bytes_at_peak + 500 * 4096 < childs.rss_bytes,
+        "{child:?}"
+    );
+    assert!(
+        parent.rss_bytes_at_peak.abs_diff(parents.rss_bytes) <= 8 * 4096,
+        "{parent:?}"
+    );
+    eprintln!(
+        "tier {tier}: child {} of {} bytes, bound {}; parent {} bytes, bound {}",
+        childs.rss_bytes,
+        told["child"].1,
+        childs.error_bound_bytes,
+        parents.rss_bytes,
+        parents.error_bound_bytes
+    );
 }

@@ -318,6 +318,8 @@ impl Sample {
                 classes_at_peak: Classes::default(),
                 highest_rss_bytes: None,
                 highest_at_seconds: None,
+                at_peak: None,
+                at_peak_reason: None,
                 threads_peak: 6,
             }],
             counters: Counters {
