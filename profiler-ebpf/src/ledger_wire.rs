@@ -164,6 +164,11 @@ pub mod names {
     pub const REMOVAL: &str = "ledger_removal";
     /// Attached to `syscalls:sys_exit_mmap` and `sys_exit_mremap`.
     pub const ARRIVAL: &str = "ledger_arrival";
+    /// The two above once more, and again, for kernels that preempt them.
+    pub const AGAIN: [(&str, &str); 2] = [
+        ("ledger_removal_2", "ledger_arrival_2"),
+        ("ledger_removal_3", "ledger_arrival_3"),
+    ];
     /// Attached to `huge_memory:mm_khugepaged_scan_pmd` (tp_btf) where there is one.
     pub const HUGE: (&str, &str) = ("ledger_huge", "mm_khugepaged_scan_pmd");
     /// tp_btf of both tiers: name of the program, name of the tracepoint.

@@ -105,6 +105,11 @@ pub mod names {
     pub const ENTER_SYSCALL: &str = "enter_syscall";
     /// Attached to `syscalls:sys_exit_*`.
     pub const EXIT_SYSCALL: &str = "exit_syscall";
+    /// The two above once more, and again, for kernels that preempt them.
+    pub const AGAIN: [(&str, &str); 2] = [
+        ("enter_syscall_2", "exit_syscall_2"),
+        ("enter_syscall_3", "exit_syscall_3"),
+    ];
     /// Attached to `task:task_newtask`.
     pub const NEWTASK: &str = "task_newtask";
     /// Attached to `sched:sched_process_exec`.

@@ -50,13 +50,24 @@ pub struct InFlight {
 #[map]
 pub static IN_FLIGHT: HashMap<u64, InFlight> = HashMap::with_max_entries(16_384, 0);
 
-#[tracepoint]
-pub fn enter_syscall(ctx: TracePointContext) -> u32 {
-    if let Some(caller) = followed_caller() {
-        let _ = try_enter(&ctx, &caller);
-    }
-    0
+/// Programs that do the same. Since Linux 7.2 those of system calls are preempted, and one that is under way
+/// on a CPU for one task is skipped there for the others (`trace_call_bpf_faultable`,
+/// kernel/trace/bpf_trace.c). Then the next one runs. Whichever comes later finds done what it would do: an entry
+/// is noted again, an exit finds no entry any more.
+macro_rules! alike {
+    ($act:ident: $($name:ident),*) => {$(
+        #[tracepoint]
+        pub fn $name(ctx: TracePointContext) -> u32 {
+            if let Some(caller) = followed_caller() {
+                let _ = $act(&ctx, &caller);
+            }
+            0
+        }
+    )*};
 }
+
+alike!(try_enter: enter_syscall, enter_syscall_2, enter_syscall_3);
+alike!(try_exit: exit_syscall, exit_syscall_2, exit_syscall_3);
 
 #[inline(always)]
 fn try_enter(ctx: &TracePointContext, caller: &Caller) -> Result<(), i32> {
@@ -108,14 +119,6 @@ fn try_enter(ctx: &TracePointContext, caller: &Caller) -> Result<(), i32> {
         count(counter::IN_FLIGHT_FULL);
     }
     Ok(())
-}
-
-#[tracepoint]
-pub fn exit_syscall(ctx: TracePointContext) -> u32 {
-    if let Some(caller) = followed_caller() {
-        let _ = try_exit(&ctx, &caller);
-    }
-    0
 }
 
 #[inline(always)]

@@ -196,8 +196,9 @@ fn random_workload(tier: Tier, seed: &str, huge: &str) {
         _ => compared.scanned * 3 / 1000,
     };
     let off = compared.missing.len() + compared.extra.len();
-    if tier == Tier::B && !compared.skipped.is_empty() {
-        // Linux 7.2 preempts the programs of system calls, in tier B the only ones that see pages go.
+    if tier == Tier::B && off > allowed && !compared.skipped.is_empty() {
+        // Linux 7.2 preempts the programs of system calls, in tier B the only ones that see pages go, and may
+        // skip all that there are for a call.
         let skipped = compared.skipped;
         eprintln!(
             "SKIPPED: tier B is {off} pages off, and this kernel skipped runs of {skipped:?}"

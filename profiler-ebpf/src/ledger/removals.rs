@@ -43,13 +43,21 @@ const MADV_POPULATE_WRITE: u64 = 23;
 const MADV_DONTNEED_LOCKED: u64 = 24;
 const MADV_COLLAPSE: u64 = 25;
 
-#[tracepoint]
-pub fn ledger_removal(ctx: TracePointContext) -> u32 {
-    if let Some(space) = current_space() {
-        let _ = try_removal(&ctx, space);
-    }
-    0
+/// Programs that do the same: see `syscalls.rs` for why. What the first one has copied is not copied again.
+macro_rules! alike {
+    ($act:ident: $($name:ident),*) => {$(
+        #[tracepoint]
+        pub fn $name(ctx: TracePointContext) -> u32 {
+            if let Some(space) = current_space() {
+                let _ = $act(&ctx, space);
+            }
+            0
+        }
+    )*};
 }
+
+alike!(try_removal: ledger_removal, ledger_removal_2, ledger_removal_3);
+alike!(try_arrival: ledger_arrival, ledger_arrival_2, ledger_arrival_3);
 
 #[inline(always)]
 fn try_removal(ctx: &TracePointContext, space: u32) -> Result<(), i32> {
@@ -135,14 +143,6 @@ fn arriving(space: u32, length: u64) {
         };
         let _ = ARRIVING.insert(bpf_get_current_pid_tgid(), arrival, 0);
     }
-}
-
-#[tracepoint]
-pub fn ledger_arrival(ctx: TracePointContext) -> u32 {
-    if let Some(space) = current_space() {
-        let _ = try_arrival(&ctx, space);
-    }
-    0
 }
 
 #[inline(always)]

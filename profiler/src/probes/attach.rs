@@ -16,6 +16,7 @@ use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
 use super::{
+    functions::preempts_calls,
     intake::Intake,
     layout::Layout,
     ledger::LedgerProbes,
@@ -214,14 +215,20 @@ impl Probes {
         let entries = SYSCALLS.map(|call| ("syscalls", format!("sys_enter_{call}")));
         let exits = SYSCALLS.map(|call| ("syscalls", format!("sys_exit_{call}")));
         let one = |category, name: &str| vec![(category, name.to_owned())];
-        let programs = [
+        let mut programs = vec![
             (names::NEWTASK, one("task", "task_newtask")),
             (names::EXEC, one("sched", "sched_process_exec")),
             (names::EXIT, one("sched", "sched_process_exit")),
             // Entries first: an exit without its entry is ignored, an entry without its exit would stay.
-            (names::ENTER_SYSCALL, entries.into()),
-            (names::EXIT_SYSCALL, exits.into()),
+            (names::ENTER_SYSCALL, entries.to_vec()),
+            (names::EXIT_SYSCALL, exits.to_vec()),
         ];
+        if preempts_calls() {
+            for (enter, exit) in names::AGAIN {
+                programs.push((enter, entries.to_vec()));
+                programs.push((exit, exits.to_vec()));
+            }
+        }
         let programs = programs
             .iter()
             .map(|(name, tracepoints)| attach_program(&mut ebpf, name, tracepoints, &mut states))

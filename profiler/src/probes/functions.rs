@@ -55,6 +55,13 @@ pub fn preemptible() -> bool {
     kernel_version().is_some_and(|version| version >= (6, 13))
 }
 
+/// Whether this kernel preempts programs of system calls' tracepoints: Linux 7.2 does
+/// (`trace_call_bpf_faultable`), 6.18 does not; what lies between is taken for one that does, which costs
+/// some time and is right either way.
+pub fn preempts_calls() -> bool {
+    kernel_version().is_some_and(|version| version >= (7, 0))
+}
+
 /// Major and minor number of the running kernel.
 pub(super) fn kernel_version() -> Option<(u32, u32)> {
     let release = nix::sys::utsname::uname().map(|names| names.release().to_os_string());

@@ -132,8 +132,15 @@ impl LedgerProbes {
             self.attach_btf(ebpf, name, tracepoint, types)?;
             states.push(attached(format!("ledger tp_btf:{tracepoint}")));
         }
-        self.attach_calls(ebpf, names::REMOVAL, "sys_enter", &REMOVALS, states)?;
-        self.attach_calls(ebpf, names::ARRIVAL, "sys_exit", &ARRIVALS, states)
+        let again: &[(&str, &str)] = match functions::preempts_calls() {
+            true => &names::AGAIN,
+            false => &[],
+        };
+        for &(removal, arrival) in [(names::REMOVAL, names::ARRIVAL)].iter().chain(again) {
+            self.attach_calls(ebpf, removal, "sys_enter", &REMOVALS, states)?;
+            self.attach_calls(ebpf, arrival, "sys_exit", &ARRIVALS, states)?;
+        }
+        Ok(())
     }
 
     /// A kernel without huge pages does not have the tracepoint and does not need it.
