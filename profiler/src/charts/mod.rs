@@ -115,7 +115,8 @@ pub fn figures(results: &Results) -> Vec<(String, Figure)> {
     figures
 }
 
-/// The one figure that says most about `results`: a run that is alone over time; else growth, where there is
+/// The one figure that says most about `results`: a run that is alone, or the first that
+/// completed of several without N, over time; else growth, where there is
 /// more than one N; else the bars of all programs. `None` where there is nothing to draw.
 pub fn headline(results: &Results) -> Option<Figure> {
     if let [run] = results.runs.as_slice() {
@@ -123,7 +124,11 @@ pub fn headline(results: &Results) -> Option<Figure> {
     }
     let cells = of_least_load(&cells(results));
     match task_counts(results).as_slice() {
-        [] => None,
+        [] => results
+            .runs
+            .iter()
+            .find(|run| run.outcome == Outcome::Completed)
+            .and_then(|run| timeline_of(results, run)),
         [count] => Some(tasks::figure(results, &cells, *count)),
         _ => Some(scaling::figure(results, &cells, &slopes_of(&cells))),
     }

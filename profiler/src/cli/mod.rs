@@ -2,9 +2,11 @@
 
 mod compare;
 mod doctor;
+mod manual;
 mod output;
 mod report;
 mod run;
+mod sweep;
 
 use clap::{Parser, Subcommand};
 
@@ -26,6 +28,10 @@ enum Command {
     Compare(compare::Arguments),
     /// Say what this machine allows, and which eBPF object is in use
     Doctor(doctor::Arguments),
+    /// Print what a shell needs to complete the command line
+    Completions(manual::CompletionsArguments),
+    /// Print the man page: `profiler man | man -l -`
+    Man,
 }
 
 /// Exit status for files that are not what they should be; clap has the same for bad arguments.
@@ -56,5 +62,7 @@ pub fn execute(arguments: Arguments) -> Result<u8, Failure> {
         Command::Report(arguments) => report::execute(arguments),
         Command::Compare(arguments) => compare::execute(&arguments),
         Command::Doctor(arguments) => doctor::execute(&arguments),
+        Command::Completions(arguments) => manual::completions(&arguments),
+        Command::Man => manual::man(),
     }
 }

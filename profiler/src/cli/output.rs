@@ -97,6 +97,11 @@ impl Output {
         self.path.is_none()
     }
 
+    /// Whether it is the document, from which all other forms can be made.
+    pub fn is_document(&self) -> bool {
+        self.format == Format::Json
+    }
+
     fn ensure_writable(&self) -> Result<()> {
         let Some(path) = &self.path else {
             return Ok(());
@@ -144,9 +149,8 @@ pub fn ensure_writable(outputs: &[Output]) -> Result<()> {
 /// Writes `results`: what was measured first, what is drawn from it after. What they have too little for is
 /// said and left out.
 pub fn write(results: &Results, outputs: &[Output]) -> Result<()> {
-    let (measured, drawn): (Vec<&Output>, Vec<&Output>) = outputs
-        .iter()
-        .partition(|output| output.format == Format::Json);
+    let (measured, drawn): (Vec<&Output>, Vec<&Output>) =
+        outputs.iter().partition(|output| output.is_document());
     for output in measured.into_iter().chain(drawn) {
         match output.format.bytes(results) {
             Ok(bytes) => output.write(&bytes)?,

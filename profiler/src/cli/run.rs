@@ -10,8 +10,9 @@ use profiler::{
     probes::tier::Tier,
     report::{self, Colour},
     results::{
-        Results, SCHEMA_VERSION,
+        Results, Run, SCHEMA_VERSION,
         gates::{Gate, Gated},
+        slopes::slopes,
     },
     session::{self, Options, SessionError, host, job::Job},
     units::parse_size,
@@ -20,6 +21,7 @@ use profiler::{
 use super::{
     Failure,
     output::{self, Output, OutputArguments},
+    sweep::{self, Parameter, Planned},
 };
 
 /// Our own failures, as `env` and `timeout` have them; 126 and 127 are those of the command.
@@ -46,6 +48,16 @@ pub struct Arguments {
     #[arg(long, value_name = "SIZE", value_parser = parse_limit)]
     max_kernel: Option<u64>,
 
+    /// Run the command at each of these values, which take the place of `{NAME}` in it, and work out what
+    /// one more costs: `-P N 1,1000,100000 -- ./server --conns {N}`
+    #[arg(short = 'P', long, num_args = 2, value_names = ["NAME", "VALUES"], conflicts_with = "job")]
+    parameter: Vec<String>,
+
+    /// Run it so many times, at each value
+    #[arg(long, value_name = "K", default_value_t = 1, conflicts_with = "job",
+          value_parser = clap::value_parser!(u32).range(1..))]
+    runs: u32,
+
     /// Record everything that came from the kernel, for a replay without root
     #[arg(long, value_name = "FILE", hide = true)]
     event_log: Option<PathBuf>,
@@ -65,14 +77,17 @@ pub struct Arguments {
 
 pub fn execute(arguments: Arguments) -> Result<u8, Failure> {
     let own = |error: anyhow::Error| Failure::new(OWN_FAILURE, error);
-    let outputs = arguments
-        .output
-        .outputs()
-        .map_err(|sentence| Failure::new(OWN_FAILURE, sentence))?;
+    let sentence = |sentence: String| Failure::new(OWN_FAILURE, sentence);
+    let outputs = arguments.output.outputs().map_err(sentence)?;
     output::ensure_writable(&outputs).map_err(own)?;
-    let job = match &arguments.job {
-        Some(path) => read_job(path).map_err(own)?,
-        None => job_of(&arguments.command),
+    let parameter = match arguments.parameter.as_slice() {
+        [] => None,
+        [name, values] => Some(Parameter::parse(name, values).map_err(sentence)?),
+        _ => {
+            return Err(sentence(
+                "-P was given twice: expected one parameter".into(),
+            ));
+        }
     };
     let options = Options {
         event_log: arguments.event_log,
@@ -80,40 +95,144 @@ pub fn execute(arguments: Arguments) -> Result<u8, Failure> {
         until_stdin_closes: arguments.until_stdin_closes,
         result_to_stdout: outputs.iter().any(Output::is_stdout),
     };
-    let limits = [
-        (Gated::Rss, arguments.max_rss),
-        (Gated::Kernel, arguments.max_kernel),
-    ];
-    let mut run = session::run(&job, &options).map_err(|error| match &error {
-        SessionError::Launch(launch) => Failure::new(launch.exit_status() as u8, launch),
-        SessionError::Interrupted(signal) => Failure::new(128 + *signal as u8, &error),
-        _ => Failure::new(OWN_FAILURE, &error),
-    })?;
-    let limits = limits.into_iter();
-    run.gates = limits
-        .filter_map(|(on, limit)| Some(Gate::judge(on, limit?, &run)))
-        .collect();
+    let measuring = Measuring {
+        options,
+        limits: [
+            (Gated::Rss, arguments.max_rss),
+            (Gated::Kernel, arguments.max_kernel),
+        ],
+    };
+    if let Some(path) = &arguments.job {
+        return measuring.job(&read_job(path).map_err(own)?, &outputs);
+    }
+    let plan = sweep::plan(&arguments.command, parameter.as_ref(), arguments.runs);
+    match plan.map_err(sentence)?.as_slice() {
+        [one] if parameter.is_none() => measuring.job(&job_of(&one.command), &outputs),
+        plan => measuring.sweep(plan, parameter.as_ref(), arguments.runs, &outputs),
+    }
+}
+
+/// How runs are measured and judged.
+struct Measuring {
+    options: Options,
+    limits: [(Gated, Option<u64>); 2],
+}
+
+impl Measuring {
+    /// One run. Its report goes to stderr, except that of a benchmark program, which is one of many.
+    fn job(&self, job: &Job, outputs: &[Output]) -> Result<u8, Failure> {
+        let run = self.run(job)?;
+        let (broken, exit_status) = judged(&run);
+        if job.contract.is_none() {
+            eprint!("{}", report::run_report(&run, Colour::for_stderr()));
+        }
+        if !outputs.is_empty() {
+            write(&results(vec![run]), outputs)?;
+        }
+        broken
+            .iter()
+            .for_each(|sentence| eprintln!("profiler: {sentence}"));
+        Ok(exit_status)
+    }
+
+    /// Several runs. What was measured is written after each, and stays when the next one is interrupted.
+    fn sweep(
+        &self,
+        plan: &[Planned],
+        parameter: Option<&Parameter>,
+        runs: u32,
+        outputs: &[Output],
+    ) -> Result<u8, Failure> {
+        let kept: Vec<Output> = outputs
+            .iter()
+            .filter(|output| output.is_document() && !output.is_stdout())
+            .cloned()
+            .collect();
+        let mut results = results(Vec::new());
+        let mut exit_status = 0;
+        let mut failure = None;
+        for planned in plan {
+            let title = planned.title(parameter, runs);
+            eprintln!("{title}: {}", planned.command.join(" "));
+            let job = Job {
+                repeat: planned.repeat,
+                ..job_of(&planned.command)
+            };
+            let mut run = match self.run(&job) {
+                Ok(run) => run,
+                Err(error) => {
+                    failure = Some(error);
+                    break;
+                }
+            };
+            run.tasks = planned.value;
+            run.parameter = parameter.map(|parameter| parameter.name.clone());
+            let (broken, status) = judged(&run);
+            eprintln!("{title}: {}", report::run_summary(&run));
+            broken
+                .iter()
+                .for_each(|sentence| eprintln!("profiler: {title}: {sentence}"));
+            exit_status = if exit_status == 0 {
+                status
+            } else {
+                exit_status
+            };
+            results.runs.push(run);
+            results.slopes = slopes(&results);
+            write(&results, &kept)?;
+            if let Some(signal) = session::told_to_end() {
+                eprintln!(
+                    "profiler: interrupted by signal {signal}; what was measured until then is kept"
+                );
+                exit_status = 128 + signal as u8;
+                break;
+            }
+        }
+        if !results.runs.is_empty() {
+            eprint!(
+                "\n{}",
+                report::results_report(&results, Colour::for_stderr())
+            );
+            write(&results, outputs)?;
+        }
+        failure.map_or(Ok(exit_status), Err)
+    }
+
+    fn run(&self, job: &Job) -> Result<Run, Failure> {
+        let mut run = session::run(job, &self.options).map_err(|error| match &error {
+            SessionError::Launch(launch) => Failure::new(launch.exit_status() as u8, launch),
+            SessionError::Interrupted(signal) => Failure::new(128 + *signal as u8, &error),
+            _ => Failure::new(OWN_FAILURE, &error),
+        })?;
+        let limits = self.limits.into_iter();
+        run.gates = limits
+            .filter_map(|(on, limit)| Some(Gate::judge(on, limit?, &run)))
+            .collect();
+        Ok(run)
+    }
+}
+
+/// What to say of limits that were not kept, and the exit status of the profiler for this run.
+fn judged(run: &Run) -> (Vec<String>, u8) {
     let broken: Vec<String> = run.gates.iter().filter_map(Gate::broken).collect();
     let exit_status = match run.exit_status.unwrap_or(0) as u8 {
         0 if !broken.is_empty() => LIMIT_BROKEN,
         of_command => of_command,
     };
-    if job.contract.is_none() {
-        eprint!("{}", report::run_report(&run, Colour::for_stderr()));
+    (broken, exit_status)
+}
+
+fn results(runs: Vec<Run>) -> Results {
+    Results {
+        schema_version: SCHEMA_VERSION,
+        host: host::read(),
+        runs,
+        slopes: Vec::new(),
     }
-    if !outputs.is_empty() {
-        let results = Results {
-            schema_version: SCHEMA_VERSION,
-            host: host::read(),
-            runs: vec![run],
-            slopes: Vec::new(),
-        };
-        output::write(&results, &outputs).map_err(own)?;
-    }
-    for sentence in broken {
-        eprintln!("profiler: {sentence}");
-    }
-    Ok(exit_status)
+}
+
+fn write(results: &Results, outputs: &[Output]) -> Result<(), Failure> {
+    output::write(results, outputs).map_err(|error| Failure::new(OWN_FAILURE, error))
 }
 
 fn parse_limit(text: &str) -> Result<u64, String> {

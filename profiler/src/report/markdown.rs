@@ -16,9 +16,10 @@ use super::{
     columns::{Flush, Table},
     processes::processes_table,
     regions::regions_table,
+    repeats::repeats_rows,
     run::{identifier, share},
     slopes::slopes_rows,
-    table::peaks_rows,
+    table::{parameter, peaks_rows},
     trust::trust,
 };
 
@@ -136,9 +137,14 @@ fn classes_table(peak: &Peak) -> Table<4> {
 
 fn write_tables(out: &mut String, results: &Results) -> std::fmt::Result {
     let cells = cells(results);
+    if cells.is_empty() {
+        writeln!(out, "# Memory at the peak\n")?;
+        return write!(out, "{}", repeats_rows(&results.runs).markdown());
+    }
     writeln!(
         out,
-        "# Memory at the peak\n\nIn MiB; kernel memory is outside RSS.\n"
+        "# Memory at the peak\n\nIn MiB; kernel memory is outside RSS.\n{}",
+        parameter(&cells).map_or_else(String::new, |what| what + ".\n")
     )?;
     write!(out, "{}", peaks_rows(&cells).markdown())?;
     let slopes = slopes_of(&of_least_load(&cells));

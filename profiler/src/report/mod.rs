@@ -10,6 +10,7 @@ mod markdown;
 mod post;
 mod processes;
 mod regions;
+mod repeats;
 mod run;
 mod slopes;
 mod table;
@@ -19,18 +20,20 @@ pub use compare::comparison_report;
 pub use html::html_report;
 pub use markdown::markdown;
 pub use post::{Chart, post};
-pub use run::run_report;
+pub use repeats::repeats_table;
+pub use run::{run_report, run_summary};
 pub use table::results_table;
 
 use std::io::IsTerminal;
 
 use crate::results::Results;
 
-/// What there is to read: the page about a run that is alone, else the table over all of them. Ends with a newline;
+/// What there is to read: the page about a run that is alone, else the tables over all of them. Ends with a newline;
 /// empty when nothing ran.
 pub fn results_report(results: &Results, colour: Colour) -> String {
     match results.runs.as_slice() {
         [run] => run_report(run, colour),
+        runs if runs.iter().all(|run| run.tasks.is_none()) => repeats_table(runs, colour),
         _ => results_table(results, colour),
     }
 }

@@ -1,6 +1,7 @@
 //! The largest regions at the peak, with the rule that fired what backs them, and where they were made.
 
 use crate::{
+    classify::Leaf,
     results::{Peak, Run},
     units::{human, thousands},
 };
@@ -17,7 +18,10 @@ pub const SHOWN: usize = 12;
 /// A row a region, or for several alike ones.
 pub fn regions_table(run: &Run, peak: &Peak) -> Table<7> {
     let rows = peak.regions.iter().take(SHOWN).map(|region| {
-        let backing = region.backing.as_deref().unwrap_or("anonymous");
+        let backing = region.backing.as_deref().unwrap_or(match region.leaf {
+            Leaf::File => "file, not known which",
+            _ => "anonymous",
+        });
         [
             human(region.resident_bytes),
             thousands(region.count),

@@ -25,6 +25,26 @@ pub fn run_report(run: &Run, colour: Colour) -> String {
     text
 }
 
+/// The run in one line: `RSS 12.0 MiB and kernel 1.1 MiB at the peak, completed after 1.20 s`.
+pub fn run_summary(run: &Run) -> String {
+    let memory = match &run.peak {
+        Some(peak) => format!(
+            "RSS {}{} at the peak",
+            human(peak.rss_bytes),
+            kernel_bytes(peak)
+                .map(|bytes| format!(" and kernel {}", human(bytes)))
+                .unwrap_or_default()
+        ),
+        None => "it ended before its memory was looked at".to_owned(),
+    };
+    format!("{memory}, {} after {:.2} s", ending(run), run.wall_seconds)
+}
+
+/// How it ended: the reason why it did not complete, or `completed`.
+pub fn ending(run: &Run) -> String {
+    run.reason.clone().unwrap_or_else(|| "completed".to_owned())
+}
+
 fn write_report(out: &mut String, run: &Run, colour: Colour) -> std::fmt::Result {
     let command = run.command.join(" ");
     writeln!(out, "{}", colour.bold(&title(run)))?;
@@ -61,10 +81,11 @@ pub fn title(run: &Run) -> String {
     } else {
         &run.label
     };
-    match run.tasks {
-        Some(1) => format!("{name}, 1 task"),
-        Some(tasks) => format!("{name}, {} tasks", thousands(tasks)),
-        None => name.clone(),
+    match (run.tasks, &run.parameter) {
+        (Some(value), Some(parameter)) => format!("{name}, {parameter} = {}", thousands(value)),
+        (Some(1), None) => format!("{name}, 1 task"),
+        (Some(tasks), None) => format!("{name}, {} tasks", thousands(tasks)),
+        (None, _) => name.clone(),
     }
 }
 

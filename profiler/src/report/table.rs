@@ -52,6 +52,17 @@ pub fn results_table(results: &Results, colour: Colour) -> String {
     tables.into_iter().flatten().collect::<Vec<_>>().join("\n")
 }
 
+/// In a sweep of a command, what N is.
+pub fn parameter(cells: &[Cell]) -> Option<String> {
+    let mut parameters = cells
+        .iter()
+        .filter_map(|cell| cell.run().parameter.as_ref());
+    let name = parameters.next()?;
+    Some(format!(
+        "N is the value of {{{name}}} in the command, and a task is one of it"
+    ))
+}
+
 /// A row a cell.
 pub fn peaks_rows(cells: &[Cell]) -> Table<11> {
     Table {
@@ -65,6 +76,7 @@ pub fn peaks_rows(cells: &[Cell]) -> Table<11> {
 pub fn peaks_table(cells: &[Cell]) -> Noted<11> {
     let mut notes =
         vec!["memory in MiB at the peak; kernel memory is outside RSS; wall in seconds".to_owned()];
+    notes.extend(parameter(cells));
     let methods: Vec<PerTaskMethod> = cells
         .iter()
         .filter_map(|cell| Some(per_task(cell, cells)?.method))

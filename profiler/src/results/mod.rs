@@ -99,8 +99,12 @@ pub struct Run {
     pub version: String,
     /// Command and arguments.
     pub command: Vec<String>,
-    /// Number of concurrent tasks asked for; `None` for a command that is not a benchmark program.
+    /// N: the number of concurrent tasks asked for, or the value of `parameter`; `None` for a command that is
+    /// neither a benchmark program nor part of a sweep.
     pub tasks: Option<u64>,
+    /// Name of the parameter of a sweep (`-P`), of which `tasks` is the value.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub parameter: Option<String>,
     /// Seconds that each task waits.
     pub task_seconds: Option<f64>,
     /// How many bytes of its stack each task has called down while it waits; 0: as few as it takes.

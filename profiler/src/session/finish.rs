@@ -125,6 +125,7 @@ pub fn unmeasured(job: &Job, started: SystemTime, outcome: Outcome, reason: Opti
         version: job.version.clone(),
         command: job.command.clone(),
         tasks: job.contract.map(|contract| contract.tasks),
+        parameter: None,
         task_seconds: job.contract.map(|contract| contract.seconds),
         stack_depth_bytes: load.map_or(0, |load| load.stack_depth_bytes),
         payload_bytes: load.map_or(0, |load| load.payload_bytes),

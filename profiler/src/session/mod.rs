@@ -54,6 +54,7 @@ use crate::{
 use analysis::Frozen;
 use follow::{Ended, Following};
 use job::Job;
+pub use signals::told_to_end;
 
 /// How a session is run, beside its job.
 #[derive(Debug, Default)]

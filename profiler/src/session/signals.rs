@@ -8,6 +8,7 @@
 use std::{
     io,
     os::fd::{AsRawFd, RawFd},
+    sync::atomic::{AtomicI32, Ordering},
 };
 
 use nix::{
@@ -36,6 +37,17 @@ const FOR_COMMANDS: [Signal; 6] = [
     Signal::SIGTSTP,
     Signal::SIGCONT,
 ];
+
+/// The last signal of [`TO_END`] that came in any session of this process; 0: none.
+static TOLD_TO_END: AtomicI32 = AtomicI32::new(0);
+
+/// The signal that somebody wanted all of it to end by, whatever the target made of it; `None`: none came.
+pub fn told_to_end() -> Option<i32> {
+    match TOLD_TO_END.load(Ordering::Relaxed) {
+        0 => None,
+        number => Some(number),
+    }
+}
 
 /// One signal that came.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -125,8 +137,12 @@ impl Signals {
             let mut ready = self.source.readable().await?;
             match ready.get_inner().0.read_signal()? {
                 Some(info) => {
+                    let number = info.ssi_signo as i32;
+                    if TO_END.iter().any(|it| *it as i32 == number) {
+                        TOLD_TO_END.store(number, Ordering::Relaxed);
+                    }
                     return Ok(Received {
-                        number: info.ssi_signo as i32,
+                        number,
                         // Above 0 are those of the kernel.
                         by_process: info.ssi_code <= 0,
                     });

@@ -15,7 +15,7 @@ use profiler::results::{Outcome, Results, Run};
 
 use crate::{
     fixtures::build,
-    profiled::{Profiling, profiler, read_run},
+    profiled::{Profiling, profiler, profiler_with, read_run},
     remains::Remains,
 };
 
@@ -78,6 +78,32 @@ fn a_result_on_stdout_is_not_mixed_with_what_the_command_writes() {
         text(&output.stderr).starts_with("said\ncomplained\n"),
         "{output:?}"
     );
+}
+
+/// The result is written all the same, with the command's own status; and a command that fails keeps its own.
+#[test]
+fn more_memory_than_allowed_is_an_exit_status_of_its_own() {
+    let limited = |limit: &str, script: &str| {
+        let folder = tempfile::tempdir().expect("a folder");
+        let result = folder.path().join("result.json");
+        let output = profiler_with(&["--max-rss", limit], &result)
+            .args(["sh", "-c", script])
+            .output()
+            .expect("it starts");
+        (output, read_run(&result))
+    };
+    let (output, run) = limited("4K", "true");
+    assert_eq!(output.status.code(), Some(123), "{output:?}");
+    let last = text(&output.stderr).lines().last().expect("a sentence");
+    assert!(last.starts_with("profiler: RSS at the peak is "), "{last}");
+    assert!(
+        last.ends_with(" more than --max-rss 4.0 KiB allows"),
+        "{last}"
+    );
+    assert_eq!((run.exit_status, run.gates[0].kept), (Some(0), false));
+    assert_eq!(limited("4K", "exit 5").0.status.code(), Some(5));
+    let (output, run) = limited("1G", "true");
+    assert_eq!((output.status.code(), run.gates[0].kept), (Some(0), true));
 }
 
 #[test]
@@ -203,6 +229,32 @@ fn the_doctor_is_quiet_and_says_no_by_its_exit_status() {
         doctor(&mut Command::new(env!("CARGO_BIN_EXE_profiler"))),
         (Some(0), 0)
     );
+}
+
+#[test]
+fn the_doctor_tells_all_as_json_also_where_it_can_do_nothing() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let doctor = |command: &mut Command| {
+        let output = command
+            .args(["doctor", "--json"])
+            .output()
+            .expect("it starts");
+        let told: serde_json::Value = serde_json::from_slice(&output.stdout).expect("JSON");
+        (output.status.code(), told)
+    };
+    let (status, told) = doctor(&mut Command::new(env!("CARGO_BIN_EXE_profiler")));
+    assert_eq!(status, Some(0));
+    assert!(told["probes"]["attached"].as_u64().is_some_and(|it| it > 5));
+    assert_eq!(told["tiers"].as_array().map(Vec::len), Some(3));
+    let (status, told) = doctor(&mut for_everybody(folder.path()));
+    assert_eq!(status, Some(2));
+    assert!(
+        told["probes"]["error"]
+            .as_str()
+            .is_some_and(|error| error.contains("CAP_BPF"))
+    );
+    let missing = told["permissions"]["missing"].to_string();
+    assert!(missing.contains("CAP_PERFMON: without it"), "{missing}");
 }
 
 #[test]

@@ -15,9 +15,11 @@ use nix::{
     unistd::Pid,
 };
 
+use profiler::results::store;
+
 use crate::{
     fixtures::{build, told_by},
-    profiled::{profiler, read_run},
+    profiled::{profiler, profiler_with, read_run},
     remains::until,
 };
 
@@ -79,6 +81,38 @@ fn what_a_process_sends_reaches_the_command_which_decides() {
     assert_eq!(last.as_deref(), Some("signal 15"));
     assert_eq!(profiler.wait().expect("it ends").code(), Some(9));
     assert_eq!(read_run(&result).exit_status, Some(9));
+}
+
+/// The command itself may make nothing of it.
+#[test]
+fn an_interrupted_sweep_keeps_what_was_measured() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let result = folder.path().join("result.json");
+    let mut profiler = profiler_with(&["--tier", "C", "-P", "N", "1,2,3"], &result)
+        .args(["sh", "-c", "trap 'exit 0' INT; echo begun {N}; read line"])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::null())
+        .spawn()
+        .expect("the profiler starts");
+    let mut input = profiler.stdin.take().expect("piped");
+    let mut stdout = BufReader::new(profiler.stdout.take().expect("piped"));
+    assert_eq!(next_line(&mut stdout), "begun 1");
+    input.write_all(b"go on\n").expect("it reads");
+    assert_eq!(next_line(&mut stdout), "begun 2");
+    let us = Pid::from_raw(profiler.id() as i32);
+    kill(us, Signal::SIGINT).expect("it is alive");
+    assert_eq!(profiler.wait().expect("it ends").code(), Some(128 + 2));
+    let results = store::read(&result).expect("a result");
+    let told: Vec<_> = results
+        .runs
+        .iter()
+        .map(|run| (run.tasks, run.parameter.as_deref(), run.exit_status))
+        .collect();
+    assert_eq!(
+        told,
+        [(Some(1), Some("N"), Some(0)), (Some(2), Some("N"), Some(0))]
+    );
 }
 
 /// A terminal of its own for the profiler; our end of it.

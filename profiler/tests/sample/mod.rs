@@ -269,6 +269,7 @@ impl Sample {
                 "10".to_owned(),
             ],
             tasks: Some(tasks),
+            parameter: None,
             task_seconds: Some(10.0),
             stack_depth_bytes: 0,
             payload_bytes: 0,
