@@ -8,7 +8,7 @@ use profiler::{
     results::compare::compare,
 };
 
-use super::{BAD_INPUT, Failure, report::read};
+use super::{BAD_INPUT, Failure, output, report::read};
 
 /// Something grew past the threshold.
 const PAST_THRESHOLD: u8 = 1;
@@ -46,7 +46,7 @@ pub fn execute(arguments: &Arguments) -> Result<u8, Failure> {
         return Err(Failure::new(BAD_INPUT, sentence));
     }
     let text = comparison_report(&comparison, arguments.threshold, Colour::for_stdout());
-    print!("{text}");
+    output::print(text.as_bytes()).map_err(|error| Failure::new(BAD_INPUT, error))?;
     Ok(match comparison.is_past(arguments.threshold) {
         true => PAST_THRESHOLD,
         false => 0,

@@ -5,7 +5,7 @@ use std::io::{self, Write};
 use clap::{Args, Command, CommandFactory};
 use clap_complete::Shell;
 
-use super::Failure;
+use super::{Failure, output};
 
 /// Exit status when stdout takes no more.
 const CANNOT_WRITE: u8 = 2;
@@ -50,17 +50,9 @@ fn page(mut command: Command) -> io::Result<Vec<u8>> {
 }
 
 fn print(bytes: &[u8]) -> Result<u8, Failure> {
-    let mut stdout = io::stdout().lock();
-    stdout
-        .write_all(bytes)
-        .and_then(|()| stdout.flush())
-        .map_err(|error| {
-            Failure::new(
-                CANNOT_WRITE,
-                format!("cannot write to standard output: {error}"),
-            )
-        })?;
-    Ok(0)
+    output::print(bytes)
+        .map(|()| 0)
+        .map_err(|error| Failure::new(CANNOT_WRITE, error))
 }
 
 #[cfg(test)]

@@ -136,6 +136,16 @@ fn write_to(mut sink: impl Write, bytes: &[u8]) -> io::Result<()> {
     sink.flush()
 }
 
+/// Prints to standard output. A reader that has seen enough, such as `head`, is no error.
+pub fn print(bytes: &[u8]) -> Result<()> {
+    match write_to(io::stdout().lock(), bytes) {
+        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => {
+            Err(error).context("cannot write to standard output")
+        }
+        _ => Ok(()),
+    }
+}
+
 /// A device or a named pipe is written into: a file in its place would take it away from everybody.
 fn is_replaced(path: &Path) -> bool {
     fs::metadata(path).map_or(true, |metadata| metadata.is_file())

@@ -31,17 +31,11 @@ pub fn execute(arguments: Arguments) -> Result<u8, Failure> {
         .iter()
         .map(|path| read(path))
         .collect::<Result<Vec<Results>, Failure>>()?;
-    if outputs.is_empty() {
-        for (index, (path, results)) in arguments.results.iter().zip(&documents).enumerate() {
-            if documents.len() > 1 {
-                let gap = if index > 0 { "\n" } else { "" };
-                println!("{gap}{}\n", path.display());
-            }
-            print!("{}", results_report(results, Colour::for_stdout()));
-        }
-        return Ok(0);
-    }
     let own = |error: anyhow::Error| Failure::new(BAD_INPUT, error);
+    if outputs.is_empty() {
+        let text = pages(&arguments.results, &documents);
+        return output::print(text.as_bytes()).map(|()| 0).map_err(own);
+    }
     output::ensure_writable(&outputs).map_err(own)?;
     let merged = merge(documents)
         .map_err(|why| Failure::new(BAD_INPUT, format!("the files cannot be one result: {why}")))?;
@@ -49,6 +43,19 @@ pub fn execute(arguments: Arguments) -> Result<u8, Failure> {
         output::write(&results, &outputs).map_err(own)?;
     }
     Ok(0)
+}
+
+/// The report of each document, below its name where there are several.
+fn pages(paths: &[PathBuf], documents: &[Results]) -> String {
+    let page = |results| results_report(results, Colour::for_stdout());
+    if let [alone] = documents {
+        return page(alone);
+    }
+    let pages = paths.iter().zip(documents);
+    let pages: Vec<String> = pages
+        .map(|(path, results)| format!("{}\n\n{}", path.display(), page(results)))
+        .collect();
+    pages.join("\n")
 }
 
 /// A document; of a file that is none, or holds no run, a sentence.
