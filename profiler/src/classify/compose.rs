@@ -18,7 +18,7 @@ use super::{
 use crate::{
     regions::{AddressSpace, LowerEnd, OriginKind, Piece, Process, ProcessTree},
     residency::{ProcessSnapshot, ResidentRange, Snapshot, Vma, objects::Objects, ranges::clip},
-    units::KIB,
+    units::{KIB, page_ceil, page_floor},
 };
 
 /// The memory of the tree at one moment.
@@ -249,7 +249,7 @@ fn parts<'a>(
     parts
 }
 
-/// Which addresses are stacks, and how they are used.
+/// Which addresses are stacks, and how they are used: whole pages, because a page has one region.
 ///
 /// glibc gives `clone3` the stack without the thread's control block and TLS, which lie above it in
 /// the same mapping, so the whole mapping counts. A stack inside a much larger mapping (memory of a
@@ -275,10 +275,13 @@ fn stack_ranges(
     for thread in process.threads.values() {
         if let Some(alternate) = &thread.alt_stack
             && runtime != Runtime::Go
-            && !alternate.is_empty()
         {
-            // Its own range alone: programs take it from malloc, or from the stack of its thread.
-            ranges.insert(alternate.clone(), StackUse::Alternate);
+            // Its own range alone: programs take it from malloc, or from the stack of its thread, and the pages at
+            // its ends, which it shares with them, stay theirs.
+            let pages = page_ceil(alternate.start)..page_floor(alternate.end);
+            if !pages.is_empty() {
+                ranges.insert(pages, StackUse::Alternate);
+            }
         }
     }
     ranges
@@ -308,9 +311,10 @@ fn mark(
             made_for_it.then_some((origin, piece.origin))
         });
     match whole {
+        // The pages at its ends are in use for it, whatever else is on them.
         None => {
             if !stack.is_empty() {
-                ranges.insert(stack.clone(), using);
+                ranges.insert(page_floor(stack.start)..page_ceil(stack.end), using);
             }
         }
         // Parts that were unmapped meanwhile may hold something else by now.

@@ -174,6 +174,7 @@ impl Division {
 
     /// Adds the bytes of a resident range, by leaf. Both ends lie on page boundaries.
     pub fn add_up(&self, resident: &ResidentRange, bytes: &mut BTreeMap<Leaf, u64>) {
+        debug_assert!(resident.start.is_multiple_of(PAGE) && resident.end.is_multiple_of(PAGE));
         let (first, end) = (resident.start / PAGE, resident.end / PAGE);
         let from = self.parts.partition_point(|part| part.end() <= first);
         for part in self.parts[from..].iter().take_while(|part| part.page < end) {

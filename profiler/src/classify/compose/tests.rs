@@ -7,6 +7,7 @@
 
 use super::*;
 use crate::{
+    classify::division::DivisionBuilder,
     events::{Call, Event},
     regions::script::*,
     residency::ResidentRange,
@@ -385,6 +386,47 @@ fn a_stack_from_malloc_does_not_make_the_heap_one() {
             "100 1024-1033 malloc.brk 9",
         ]
     );
+}
+
+/// OTP takes alternate stacks from malloc, where nothing begins at a page.
+#[test]
+fn a_page_that_a_stack_shares_counts_once_also_where_the_heap_is_divided() {
+    let alternate = Call::Sigaltstack {
+        address: 1010 * P + 0x6a0,
+        length: 8 * P,
+    };
+    let tree = tree([
+        brk(1000 * P),
+        brk(1033 * P),
+        thread(101, 1020 * P + 16..1023 * P + 64),
+        alternate,
+    ]);
+    let snapshot = Snapshot {
+        processes: vec![found(&tree, TGID, &[], &[1000..1033])],
+        ..Snapshot::default()
+    };
+    let mut division = DivisionBuilder::default();
+    division.add(1000 * P..1020 * P, Leaf::HeapFree);
+    division.add(1024 * P..1033 * P, Leaf::HeapFree);
+    let division = Arc::new(division.build().expect("no overlap"));
+    let composition = compose(
+        &snapshot,
+        &tree,
+        &HashMap::new(),
+        &HashMap::from([(TGID, division)]),
+    );
+    assert_eq!(
+        lines(&composition),
+        [
+            "100 1000-1011 malloc.brk 11",
+            "100 1011-1018 stack.alternate 7",
+            "100 1018-1020 malloc.brk 2",
+            "100 1020-1024 stack.thread 4",
+            "100 1024-1033 malloc.brk 9",
+        ]
+    );
+    assert_eq!(composition.leaves.values().sum::<u64>(), 33 * P);
+    assert_eq!(composition.leaves[&Leaf::HeapFree], 22 * P);
 }
 
 /// A pure Go program runs its threads on memory of its heap, and tells `clone` the top alone.
