@@ -109,6 +109,7 @@ pub fn compose(
             *composition.leaves.entry(leaf).or_default() += bytes;
         }
     }
+    debug_assert_eq!(composition.classes.total(), composition.rss_bytes);
     composition
 }
 
