@@ -5,6 +5,7 @@
 //! file, so a field cannot move on one side alone.
 #![no_std]
 
+pub mod call_stack_wire;
 pub mod ledger_wire;
 
 /// Bytes of a name in a [`NamedRecord`], the terminating zero included.
@@ -71,8 +72,8 @@ pub struct Record {
     pub tgid: u32,
     /// Thread id of the caller, in the initial PID namespace.
     pub tid: u32,
-    /// Always 0.
-    pub padding: u32,
+    /// The call stack, of calls that make memory: see [`call_stack_wire::id`].
+    pub call_stack: u32,
 }
 
 /// A [`Record`] with the string that the call was given.

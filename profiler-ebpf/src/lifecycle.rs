@@ -51,7 +51,7 @@ fn record(kind: u32, caller: &Caller, args: [u64; 6]) -> Record {
         kind,
         tgid: caller.tgid,
         tid: caller.tid,
-        padding: 0,
+        call_stack: 0,
     }
 }
 

@@ -7,6 +7,7 @@
 #![feature(core_intrinsics)]
 #![allow(internal_features, reason = "see above")]
 
+mod call_stacks;
 mod follow;
 mod ledger;
 mod lifecycle;

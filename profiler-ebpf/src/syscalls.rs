@@ -17,9 +17,10 @@ use aya_ebpf::{
     maps::HashMap,
     programs::TracePointContext,
 };
-use profiler_ebpf::{NAME_LEN, NamedRecord, Record, counter, kind};
+use profiler_ebpf::{NAME_LEN, NamedRecord, Record, call_stack_wire::id, counter, kind};
 
 use crate::{
+    call_stacks::take,
     follow::{Caller, followed_caller},
     maps::{count, write},
 };
@@ -43,6 +44,8 @@ const CLONE_ARGS_STACK_SIZE: usize = 6;
 pub struct InFlight {
     pub began_ns: u64,
     pub args: [u64; 6],
+    /// `profiler_ebpf::call_stack_wire::id`
+    pub call_stack: u64,
 }
 
 /// By thread. Threads that sleep in one of the hooked calls are few (a lock on the address space),
@@ -66,11 +69,46 @@ macro_rules! alike {
     )*};
 }
 
-alike!(try_enter: enter_syscall, enter_syscall_2, enter_syscall_3);
+/// In place of [`enter_syscall`] at `mmap` and `brk`, where call stacks are taken: a program of its own, because
+/// kernels before 5.15 refuse what it calls.
+#[tracepoint]
+pub fn enter_mapping(ctx: TracePointContext) -> u32 {
+    if let Some(caller) = followed_caller() {
+        // `brk(0)` asks where the break is, and makes nothing.
+        // SAFETY: as in `try_enter`.
+        let asks = unsafe {
+            ctx.read_at::<u32>(NUMBER_OFFSET) == Ok(kind::BRK)
+                && ctx.read_at::<u64>(ARGS_OFFSET) == Ok(0)
+        };
+        let call_stack = if asks { id::NONE } else { take(&caller) };
+        let _ = try_enter(&ctx, &caller, call_stack);
+    }
+    0
+}
+
+alike!(enter: enter_syscall);
+alike!(enter_again: enter_syscall_2, enter_syscall_3);
 alike!(try_exit: exit_syscall, exit_syscall_2, exit_syscall_3);
 
 #[inline(always)]
-fn try_enter(ctx: &TracePointContext, caller: &Caller) -> Result<(), i32> {
+fn enter(ctx: &TracePointContext, caller: &Caller) -> Result<(), i32> {
+    try_enter(ctx, caller, id::NONE)
+}
+
+/// Keeps the call stack that [`enter_mapping`] may have noted.
+#[inline(always)]
+fn enter_again(ctx: &TracePointContext, caller: &Caller) -> Result<(), i32> {
+    // SAFETY: only this thread inserts and removes its own key, so the value stays while it is read.
+    let noted = unsafe { IN_FLIGHT.get(caller.key()) };
+    try_enter(
+        ctx,
+        caller,
+        noted.map_or(id::NONE, |call| call.call_stack as u32),
+    )
+}
+
+#[inline(always)]
+fn try_enter(ctx: &TracePointContext, caller: &Caller, call_stack: u32) -> Result<(), i32> {
     // SAFETY: both offsets lie inside the record of every sys_enter tracepoint; words past the last
     // argument of a call are read from the same per-CPU buffer and never looked at.
     let (number, mut args) = unsafe {
@@ -113,7 +151,15 @@ fn try_enter(ctx: &TracePointContext, caller: &Caller) -> Result<(), i32> {
     // SAFETY: the helper has no preconditions.
     let began_ns = unsafe { bpf_ktime_get_ns() };
     if IN_FLIGHT
-        .insert(caller.key(), InFlight { began_ns, args }, 0)
+        .insert(
+            caller.key(),
+            InFlight {
+                began_ns,
+                args,
+                call_stack: u64::from(call_stack),
+            },
+            0,
+        )
         .is_err()
     {
         count(counter::IN_FLIGHT_FULL);
@@ -149,7 +195,7 @@ fn try_exit(ctx: &TracePointContext, caller: &Caller) -> Result<(), i32> {
         kind: number,
         tgid: caller.tgid,
         tid: caller.tid,
-        padding: 0,
+        call_stack: call.call_stack as u32,
     };
     match number {
         kind::PRCTL => write(named(record, call.args[4])),

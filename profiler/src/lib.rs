@@ -21,6 +21,7 @@ pub mod classify;
 
 pub mod adapters;
 
+pub mod call_stacks;
 pub mod kernel_memory;
 pub mod peak;
 pub mod results;

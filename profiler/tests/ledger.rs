@@ -294,6 +294,14 @@ fn cost() {
         probes.follow(std::process::id()).expect("room");
         note("2 tier C", figures());
         drop(probes);
+        let sizes = Sizes {
+            call_stacks: true,
+            ..Sizes::default()
+        };
+        let mut probes = Probes::attach(sizes).expect("tier C");
+        probes.follow(std::process::id()).expect("room");
+        note("2 tier C, call stacks", figures());
+        drop(probes);
         if let Ok(probe) = EmptyProbe::attach() {
             note("3 empty fentry", figures());
             drop(probe);

@@ -288,7 +288,7 @@ fn tell(kind: u32, now: u64, args: [u64; 6]) {
         kind,
         tgid: (both >> 32) as u32,
         tid: both as u32,
-        padding: 0,
+        call_stack: 0,
     });
 }
 

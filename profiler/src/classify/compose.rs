@@ -16,13 +16,13 @@ use super::{
     runtime::{Image, Runtime},
 };
 use crate::{
-    regions::{AddressSpace, LowerEnd, OriginKind, Piece, Process, ProcessTree},
+    regions::{AddressSpace, LowerEnd, Origin, OriginKind, Piece, Process, ProcessTree},
     residency::{ProcessSnapshot, ResidentRange, Snapshot, Vma, objects::Objects, ranges::clip},
     units::{KIB, page_ceil, page_floor},
 };
 
 /// The memory of the tree at one moment.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Default)]
 pub struct Composition {
     /// When: `CLOCK_MONOTONIC`, in ns.
     pub taken_ns: u64,
@@ -59,6 +59,32 @@ pub struct ClassifiedRegion {
     pub leaves: BTreeMap<Leaf, u64>,
     /// Path of the mapped file, or the kernel's or program's name; `None` for anonymous memory.
     pub backing: Option<String>,
+    /// The call that made it; of a heap that grew by several, the first one.
+    pub made_by: MadeBy,
+    /// Of a heap with known growths, its resident bytes by growth, which sum to `leaves`; else empty.
+    pub growths: Vec<Made>,
+}
+
+/// Resident bytes that one call made.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Made {
+    /// The call.
+    pub by: MadeBy,
+    /// Resident bytes by leaf.
+    pub leaves: BTreeMap<Leaf, u64>,
+}
+
+/// Who made memory.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum MadeBy {
+    /// `mmap`, with the number of its call stack.
+    Mmap(u32),
+    /// A growth of the program break, with the number of its call stack.
+    Brk(u32),
+    /// The kernel, at exec.
+    Exec,
+    /// No call was seen.
+    Unknown,
 }
 
 /// Classifies every resident page of a snapshot. `images` holds the executable of each process,
@@ -150,9 +176,18 @@ pub fn classify_process(
                 stack,
             };
             let rule = classify(&evidence);
+            let leaves_of = |part: &Range<u64>, resident_bytes| {
+                leaves(part, resident_bytes, rule, &process.resident, division)
+            };
+            let leaves = leaves_of(&range, resident_bytes);
             regions.push(ClassifiedRegion {
                 tgid: process.tgid,
-                leaves: leaves(&range, resident_bytes, rule, &process.resident, division),
+                made_by: MadeBy::of(evidence.origin),
+                growths: growths(&range, evidence.origin, space, |part| {
+                    let resident = clip(&process.resident, part.start, part.end);
+                    leaves_of(part, resident.map(|it| it.end - it.start).sum())
+                }),
+                leaves,
                 range,
                 resident_bytes,
                 rule,
@@ -178,6 +213,8 @@ pub fn classify_process(
             leaves: BTreeMap::from([(rule.leaf, resident_bytes)]),
             rule,
             backing,
+            made_by: MadeBy::Unknown,
+            growths: Vec::new(),
         });
     }
     (runtime, regions)
@@ -202,6 +239,44 @@ fn leaves(
         *leaves.entry(rule.leaf).or_default() += resident_bytes - divided;
     }
     leaves
+}
+
+/// A heap by the calls that it grew by, where they are known.
+fn growths(
+    range: &Range<u64>,
+    origin: Option<&Origin>,
+    space: &AddressSpace,
+    leaves_of: impl Fn(&Range<u64>) -> BTreeMap<Leaf, u64>,
+) -> Vec<Made> {
+    let Some(MadeBy::Brk(first)) = origin.map(|origin| MadeBy::of(Some(origin))) else {
+        return Vec::new();
+    };
+    let mut growths = space.heap_growths(range).peekable();
+    if growths.peek().is_none() {
+        return Vec::new();
+    }
+    let mut by_call: BTreeMap<u32, BTreeMap<Leaf, u64>> = BTreeMap::new();
+    let mut add = |part: Range<u64>, call_stack| {
+        if !part.is_empty() {
+            let known = by_call.entry(call_stack).or_default();
+            for (leaf, bytes) in leaves_of(&part) {
+                *known.entry(leaf).or_default() += bytes;
+            }
+        }
+    };
+    let mut next = range.start;
+    for (part, call_stack) in growths {
+        add(next..part.start, first);
+        next = part.end;
+        add(part, call_stack);
+    }
+    add(next..range.end, first);
+    let made = by_call.into_iter().map(|(call_stack, leaves)| Made {
+        by: MadeBy::Brk(call_stack),
+        leaves,
+    });
+    made.filter(|made| made.leaves.values().any(|&bytes| bytes > 0))
+        .collect()
 }
 
 type Part<'a> = (Range<u64>, Option<&'a Piece>, Option<StackUse>);
@@ -355,6 +430,25 @@ impl<'a> Resident<'a> {
             self.ranges = &self.ranges[1..];
         }
         bytes
+    }
+}
+
+impl MadeBy {
+    fn of(origin: Option<&Origin>) -> MadeBy {
+        match origin.map(|origin| (&origin.kind, origin.call_stack)) {
+            Some((OriginKind::Mmap { .. }, call_stack)) => MadeBy::Mmap(call_stack),
+            Some((OriginKind::Brk, call_stack)) => MadeBy::Brk(call_stack),
+            Some((OriginKind::Exec, _)) => MadeBy::Exec,
+            Some((OriginKind::Unknown, _)) | None => MadeBy::Unknown,
+        }
+    }
+
+    /// The number of its call stack, of a call.
+    pub fn call_stack(self) -> Option<u32> {
+        match self {
+            MadeBy::Mmap(number) | MadeBy::Brk(number) => Some(number),
+            MadeBy::Exec | MadeBy::Unknown => None,
+        }
     }
 }
 

@@ -58,6 +58,10 @@ pub struct Arguments {
           value_parser = clap::value_parser!(u32).range(1..))]
     runs: u32,
 
+    /// Do not take the call stacks of calls that make memory
+    #[arg(long)]
+    no_call_stacks: bool,
+
     /// Record everything that came from the kernel, for a replay without root
     #[arg(long, value_name = "FILE", hide = true)]
     event_log: Option<PathBuf>,
@@ -92,6 +96,8 @@ pub fn execute(arguments: Arguments) -> Result<u8, Failure> {
     let options = Options {
         event_log: arguments.event_log,
         tier: arguments.tier,
+        // A benchmark is to cost no more than it must, and each of its tasks does the same.
+        call_stacks: !arguments.no_call_stacks && arguments.job.is_none(),
         until_stdin_closes: arguments.until_stdin_closes,
         result_to_stdout: outputs.iter().any(Output::is_stdout),
     };

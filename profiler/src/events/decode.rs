@@ -93,6 +93,7 @@ pub fn decode(bytes: &[u8]) -> Result<Event, DecodeError> {
         ended_ns: record.ended_ns,
         tgid: record.tgid,
         tid: record.tid,
+        call_stack: record.call_stack,
         call,
     })
 }
@@ -107,6 +108,7 @@ struct Fields {
     kind: u32,
     tgid: u32,
     tid: u32,
+    call_stack: u32,
     name: String,
 }
 
@@ -123,7 +125,7 @@ impl Fields {
         let (began_ns, ended_ns) = (word(), word());
         let args = std::array::from_fn(|_| word());
         let result = word();
-        let (kind_tgid, tid) = (word().to_ne_bytes(), word().to_ne_bytes());
+        let (kind_tgid, tid_stack) = (word().to_ne_bytes(), word().to_ne_bytes());
         let half = |bytes: [u8; 8], at: usize| {
             u32::from_ne_bytes(bytes[at..at + 4].try_into().expect("4 bytes"))
         };
@@ -135,7 +137,8 @@ impl Fields {
             result,
             kind: half(kind_tgid, 0),
             tgid: half(kind_tgid, 4),
-            tid: half(tid, 0),
+            tid: half(tid_stack, 0),
+            call_stack: half(tid_stack, 4),
             name: String::from_utf8_lossy(name).into_owned(),
         })
     }
@@ -154,7 +157,7 @@ mod tests {
             kind,
             tgid: 7,
             tid: 8,
-            padding: 0,
+            call_stack: 5,
         }
     }
 
@@ -185,6 +188,7 @@ mod tests {
                 ended_ns: 20,
                 tgid: 7,
                 tid: 8,
+                call_stack: 5,
                 call: Call::Mmap {
                     hint: 0,
                     length: 8192,

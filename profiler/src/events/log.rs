@@ -83,6 +83,7 @@ mod tests {
                 ended_ns: 2,
                 tgid: 7,
                 tid: 7,
+                call_stack: 0,
                 call: Call::Brk {
                     requested: 0,
                     address: 4096,

@@ -23,8 +23,16 @@ pub struct Event {
     pub tgid: u32,
     /// Thread of the caller.
     pub tid: u32,
+    /// Of a call that makes memory: the number of its call stack
+    /// ([`call_stack_wire::id`](profiler_ebpf::call_stack_wire::id)); 0 for any other.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub call_stack: u32,
     /// What was done.
     pub call: Call,
+}
+
+fn is_zero(number: &u32) -> bool {
+    *number == 0
 }
 
 /// What a followed process did. Addresses and lengths are in bytes, lengths as the program gave them

@@ -16,6 +16,7 @@ use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
 use super::{
+    call_stacks::{self, CallStackProbe},
     functions::preempts_calls,
     intake::Intake,
     layout::Layout,
@@ -108,6 +109,8 @@ pub struct Probes {
     pub ring: Intake,
     followed: HashMap<MapData, u32, u8>,
     counters: PerCpuArray<MapData, u64>,
+    /// Call stacks, where they are taken.
+    pub call_stacks: Option<CallStackProbe>,
     /// Every probe and its state.
     pub states: Vec<Probe>,
     /// The page ledger, in tiers A and B.
@@ -123,6 +126,8 @@ pub struct Probes {
 pub struct Sizes {
     /// Bytes of the ring, a power of two.
     pub ring_bytes: u32,
+    /// Whether the call stacks of calls that make memory are taken.
+    pub call_stacks: bool,
     /// Stretches of 2 MiB of which the ledger can keep a copy: 96 bytes in the pool and some 80 in the table
     /// that finds them.
     pub chunks: u32,
@@ -135,6 +140,7 @@ impl Default for Sizes {
     fn default() -> Self {
         Sizes {
             ring_bytes: 8 << 20,
+            call_stacks: false,
             chunks: 1 << 19,
             own_chunks: 1 << 16,
         }
@@ -202,6 +208,7 @@ impl Probes {
                     layout.cpu_offsets.len().max(1) as u32,
                 );
         }
+        CallStackProbe::size(&mut loader, sizes.call_stacks);
         let mut ebpf = loader
             .override_global(names::NEWTASK_PID_OFFSET, &newtask_pid, true)
             .override_global(names::NEWTASK_FLAGS_OFFSET, &newtask_flags, true)
@@ -212,6 +219,13 @@ impl Probes {
             .map_err(load_error)?;
 
         let mut states = Vec::new();
+        let mut taken = match sizes.call_stacks {
+            true => CallStackProbe::attach(&mut ebpf, &mut states)?,
+            false => None,
+        };
+        let plain = |call: &&&str| taken.is_none() || !call_stacks::SYSCALLS.contains(call);
+        let first = SYSCALLS.iter().filter(plain);
+        let first = first.map(|call| ("syscalls", format!("sys_enter_{call}")));
         let entries = SYSCALLS.map(|call| ("syscalls", format!("sys_enter_{call}")));
         let exits = SYSCALLS.map(|call| ("syscalls", format!("sys_exit_{call}")));
         let one = |category, name: &str| vec![(category, name.to_owned())];
@@ -220,7 +234,7 @@ impl Probes {
             (names::EXEC, one("sched", "sched_process_exec")),
             (names::EXIT, one("sched", "sched_process_exit")),
             // Entries first: an exit without its entry is ignored, an entry without its exit would stay.
-            (names::ENTER_SYSCALL, entries.to_vec()),
+            (names::ENTER_SYSCALL, first.collect()),
             (names::EXIT_SYSCALL, exits.to_vec()),
         ];
         if preempts_calls() {
@@ -229,10 +243,11 @@ impl Probes {
                 programs.push((exit, exits.to_vec()));
             }
         }
-        let programs = programs
+        let mut programs = programs
             .iter()
             .map(|(name, tracepoints)| attach_program(&mut ebpf, name, tracepoints, &mut states))
-            .collect::<Result<_, _>>()?;
+            .collect::<Result<Vec<_>, _>>()?;
+        programs.extend(taken.as_mut().and_then(|taken| taken.program.take()));
 
         let ledger = layout
             .map(|layout| LedgerProbes::attach(&mut ebpf, layout, sizes, &mut states))
@@ -247,6 +262,7 @@ impl Probes {
                 .map_err(AttachError::Thread)?,
             followed: HashMap::try_from(take(names::FOLLOWED)?)?,
             counters: PerCpuArray::try_from(take(names::COUNTERS)?)?,
+            call_stacks: taken,
             states,
             ledger,
             programs,
@@ -323,7 +339,7 @@ fn load_error(error: EbpfError) -> AttachError {
     }
 }
 
-fn program_error(error: ProgramError) -> AttachError {
+pub(super) fn program_error(error: ProgramError) -> AttachError {
     if has_permission() {
         kernel_error(&error)
     } else {
@@ -345,7 +361,7 @@ fn as_permission(error: TracefsError) -> AttachError {
     }
 }
 
-fn kernel_error(error: &dyn std::error::Error) -> AttachError {
+pub(super) fn kernel_error(error: &dyn std::error::Error) -> AttachError {
     let release =
         nix::sys::utsname::uname().map(|names| names.release().to_string_lossy().into_owned());
     let mut reason = error.to_string();

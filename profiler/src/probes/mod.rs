@@ -3,6 +3,7 @@
 
 pub mod attach;
 pub mod btf;
+pub mod call_stacks;
 pub mod counters;
 pub mod functions;
 pub mod intake;

@@ -57,6 +57,8 @@ pub struct AddressSpace {
     displaced: Vec<(Range<u64>, Piece)>,
     pub(super) program_break: Option<u64>,
     brk_origin: Option<OriginId>,
+    /// Where call stacks are known: the number of that which grew the heap, by address.
+    heap_growths: RangeMap<u64, u32>,
     pub(super) unseen: Option<Unseen>,
 }
 
@@ -78,6 +80,7 @@ pub(super) struct Maker {
     pub tid: u32,
     pub began_ns: u64,
     pub ended_ns: u64,
+    pub call_stack: u32,
 }
 
 impl AddressSpace {
@@ -92,6 +95,7 @@ impl AddressSpace {
             displaced: Vec::new(),
             program_break: None,
             brk_origin: None,
+            heap_growths: RangeMap::new(),
             unseen: None,
         }
     }
@@ -110,6 +114,7 @@ impl AddressSpace {
             tid,
             began_ns: exec_ns,
             ended_ns: exec_ns,
+            call_stack: 0,
         };
         Self::with_unseen(OriginKind::Exec, maker)
     }
@@ -207,6 +212,20 @@ impl AddressSpace {
         self.program_break
     }
 
+    /// The parts of `range` by the call stack that grew the heap there, in address order: all growth of the
+    /// program break is one origin, but each growth has a call stack of its own. Empty where none is known.
+    pub fn heap_growths(&self, range: &Range<u64>) -> impl Iterator<Item = (Range<u64>, u32)> {
+        self.heap_growths
+            .overlapping(range)
+            .map(|(found, &number)| (cut(found, range), number))
+    }
+
+    pub(super) fn note_heap_growth(&mut self, growth: Range<u64>, call_stack: u32) {
+        if call_stack != 0 {
+            self.heap_growths.insert(growth, call_stack);
+        }
+    }
+
     /// The thread on this stack is gone. Only what is mapped counts.
     pub(super) fn abandon_stack(&mut self, stack: Range<u64>) {
         let mapped: Vec<_> = self.overlapping(&stack).map(|(range, _)| range).collect();
@@ -232,6 +251,7 @@ impl AddressSpace {
             tgid: maker.tgid,
             tid: maker.tid,
             began_ns: maker.began_ns,
+            call_stack: maker.call_stack,
             start: range.start,
             length: range.end - range.start,
         });

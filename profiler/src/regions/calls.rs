@@ -280,6 +280,7 @@ impl AddressSpace {
 
     fn grow_heap(&mut self, event: &Event, growth: Range<u64>) {
         let origin = self.brk_origin(maker(event), &growth);
+        self.note_heap_growth(growth.clone(), event.call_stack);
         let piece = Piece {
             origin,
             reserved_by: None,
@@ -357,6 +358,7 @@ fn maker(event: &Event) -> Maker {
         tid: event.tid,
         began_ns: event.began_ns,
         ended_ns: event.ended_ns,
+        call_stack: event.call_stack,
     }
 }
 

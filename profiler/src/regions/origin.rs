@@ -23,6 +23,10 @@ pub struct Origin {
     pub tid: u32,
     /// When the call was entered: `CLOCK_MONOTONIC`, in ns; 0 when no call was seen.
     pub began_ns: u64,
+    /// The number of its call stack, as in [`Event::call_stack`](crate::events::Event::call_stack). Of
+    /// [`OriginKind::Brk`] that of the first growth; see
+    /// [`AddressSpace::heap_growths`](super::AddressSpace::heap_growths).
+    pub call_stack: u32,
     /// First byte of the range.
     pub start: u64,
     /// Bytes, whole pages. For [`OriginKind::Brk`] those of the first growth.

@@ -35,6 +35,7 @@ pub fn during(ns: Range<u64>, call: Call) -> Event {
         ended_ns: ns.end,
         tgid: TGID,
         tid: TGID,
+        call_stack: 0,
         call,
     }
 }

@@ -21,14 +21,16 @@ use serde::{Deserialize, Serialize};
 
 use crate::classify::{Class, Leaf};
 pub use crate::{
+    call_stacks::{CallStack, Frame},
     classify::Classes,
     kernel_memory::{GroupCheck, Kernel, SlabKind},
     probes::{
         attach::{Probe, ProbeState},
+        call_stacks::CallStackCounts,
         counters::{Counters, Scope},
     },
 };
-pub use call_stacks::{CallStack, CallStackCounts, Frame, MadeBytes};
+pub use call_stacks::MadeBytes;
 
 /// Version of the schema below. Raised when a field changes its meaning or goes away.
 pub const SCHEMA_VERSION: u32 = 1;

@@ -273,6 +273,7 @@ mod tests {
             ended_ns: 20,
             tgid,
             tid: tgid,
+            call_stack: 0,
             call,
         }
     }

@@ -487,6 +487,7 @@ mod tests {
             ended_ns: 1,
             tgid: TGID,
             tid: TGID,
+            call_stack: 0,
             call,
         }
     }

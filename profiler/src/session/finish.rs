@@ -4,9 +4,18 @@ use std::{collections::BTreeMap, time::SystemTime};
 
 use anyhow::Result;
 
-use super::{follow::Ended, job::Job, ledger::OfProcesses, limits, outcome::judge, timeline};
+use super::{
+    follow::Ended,
+    job::Job,
+    ledger::OfProcesses,
+    limits,
+    made_by::{self, Makers},
+    outcome::judge,
+    timeline,
+};
 use crate::{
     adapters::Account,
+    call_stacks::Named,
     classify::{
         Classes, Leaf,
         compose::{ClassifiedRegion, Composition},
@@ -84,6 +93,7 @@ pub(super) fn run(ended: Ended, job: &Job, started: SystemTime) -> Result<Run> {
             marks.sum(),
             seconds(best.taken_ns),
             ended.ledger.as_ref(),
+            ended.named.as_ref(),
         )
     });
     Ok(Run {
@@ -110,6 +120,8 @@ pub(super) fn run(ended: Ended, job: &Job, started: SystemTime) -> Result<Run> {
         refused_tiers: ended.refused_tiers,
         adapters: adapters(&accounts, seconds),
         own_cost: ended.own_cost,
+        call_stacks: ended.named.map_or_else(Vec::new, |named| named.call_stacks),
+        call_stack_counts: ended.call_stack_counts,
         books: ended.words.books,
         ..unmeasured(job, started, outcome, reason)
     })
@@ -164,6 +176,7 @@ fn peak(
     vm_hwm_bytes: u64,
     at_seconds: f64,
     ledger: Option<&crate::results::Ledger>,
+    named: Option<&Named>,
 ) -> Peak {
     // A scan that beat the ledger is tier C's.
     let ledger = ledger.filter(|ledger| ledger.composed);
@@ -179,8 +192,8 @@ fn peak(
         },
         classes: best.classes,
         leaves: leaves(&best.leaves),
-        regions: regions(&best.regions, SINGLE_REGIONS),
-        made_by: Vec::new(),
+        regions: regions(&best.regions, SINGLE_REGIONS, named),
+        made_by: named.map_or_else(Vec::new, |named| made_by::rows(best, named)),
         kernel,
         threads: best.objects.threads,
         reserved_bytes: best.reserved_bytes,
@@ -229,7 +242,7 @@ fn adapters(accounts: &[Account], seconds: impl Fn(u64) -> f64) -> Vec<Adapter> 
 }
 
 /// The largest regions one by one, then the rest, alike ones as one row. The rows sum to RSS.
-fn regions(all: &[ClassifiedRegion], one_by_one: usize) -> Vec<Region> {
+fn regions(all: &[ClassifiedRegion], one_by_one: usize, named: Option<&Named>) -> Vec<Region> {
     let mut sorted: Vec<&ClassifiedRegion> = all.iter().collect();
     sorted.sort_by_key(|region| (std::cmp::Reverse(region.resident_bytes), region.range.start));
     let (single, rest) = sorted.split_at(sorted.len().min(one_by_one));
@@ -252,17 +265,29 @@ fn regions(all: &[ClassifiedRegion], one_by_one: usize) -> Vec<Region> {
         Some(&bytes) if bytes == region.resident_bytes => Vec::new(),
         _ => leaves(by_leaf),
     };
+    let with_maker = |row: Region, makers: &Makers| {
+        let told = named.and_then(|named| makers.largest(named));
+        let (call_stack, made_by) = told.unzip();
+        Region {
+            call_stack: call_stack.flatten(),
+            made_by,
+            ..row
+        }
+    };
     let mut rows: Vec<Region> = single
         .iter()
         .map(|region| {
             let row = row(region);
-            Region {
+            let mut makers = Makers::default();
+            makers.add(region);
+            let row = Region {
                 leaves: divided(&row, &region.leaves),
                 ..row
-            }
+            };
+            with_maker(row, &makers)
         })
         .collect();
-    type Alike = (Region, BTreeMap<Leaf, u64>);
+    type Alike = (Region, BTreeMap<Leaf, u64>, Makers);
     let mut alike: BTreeMap<(u32, &str, Leaf, Option<&str>), Alike> = BTreeMap::new();
     for region in rest {
         let key = (
@@ -271,22 +296,26 @@ fn regions(all: &[ClassifiedRegion], one_by_one: usize) -> Vec<Region> {
             region.rule.leaf,
             region.backing.as_deref(),
         );
-        let (_, by_leaf) = alike
+        let (_, by_leaf, makers) = alike
             .entry(key)
-            .and_modify(|(known, _)| {
+            .and_modify(|(known, ..)| {
                 known.start = None;
                 known.count += 1;
                 known.length_bytes += region.range.end - region.range.start;
                 known.resident_bytes += region.resident_bytes;
             })
-            .or_insert_with(|| (row(region), BTreeMap::new()));
+            .or_insert_with(|| (row(region), BTreeMap::new(), Makers::default()));
+        makers.add(region);
         for (&leaf, &bytes) in &region.leaves {
             *by_leaf.entry(leaf).or_default() += bytes;
         }
     }
-    rows.extend(alike.into_values().map(|(row, by_leaf)| Region {
-        leaves: divided(&row, &by_leaf),
-        ..row
+    rows.extend(alike.into_values().map(|(row, by_leaf, makers)| {
+        let row = Region {
+            leaves: divided(&row, &by_leaf),
+            ..row
+        };
+        with_maker(row, &makers)
     }));
     rows
 }
@@ -350,7 +379,7 @@ fn own_peak(
         error_bound_bytes,
         classes: composition.classes,
         leaves: leaves(&composition.leaves),
-        regions: regions(&composition.regions, SINGLE_REGIONS_OF_A_PROCESS),
+        regions: regions(&composition.regions, SINGLE_REGIONS_OF_A_PROCESS, None),
     };
     match of_processes.at_peak.get(&tgid) {
         Some(Ok(own)) => return Ok(of(&own.composition, own.error_bound_bytes)),
@@ -384,9 +413,11 @@ mod tests {
             rule: &RULES[0],
             leaves: BTreeMap::new(),
             backing: None,
+            made_by: crate::classify::compose::MadeBy::Unknown,
+            growths: Vec::new(),
         };
         let all: Vec<_> = (0..250).map(region).collect();
-        let rows = regions(&all, SINGLE_REGIONS);
+        let rows = regions(&all, SINGLE_REGIONS, None);
         assert_eq!(rows.len(), SINGLE_REGIONS + 1);
         assert_eq!(
             rows.iter().map(|row| row.resident_bytes).sum::<u64>(),

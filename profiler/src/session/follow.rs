@@ -2,7 +2,7 @@
 //! the target's words, its exit, a signal), the rest is synchronous.
 
 use std::{
-    collections::HashMap,
+    collections::{BTreeSet, HashMap},
     future::pending,
     io,
     os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd},
@@ -28,6 +28,7 @@ use super::{
     image,
     job::Job,
     ledger::OfProcesses,
+    made_by,
     outcome::{Word, Words},
     own_cost,
     phase_counters::PhaseCounters,
@@ -36,6 +37,7 @@ use super::{
     timeline::{self, Due, Timeline},
 };
 use crate::{
+    call_stacks::{Capture, Captures, Named},
     events::{Call, Event, decode::decode, log::Entry},
     launch::{
         group::TargetGroup,
@@ -49,7 +51,7 @@ use crate::{
         scan::{self, scan_tree},
         vm_hwm_bytes,
     },
-    results::{Counters, OwnCost, Probe, RefusedTier, TimelinePoint},
+    results::{CallStackCounts, Counters, OwnCost, Probe, RefusedTier, TimelinePoint},
 };
 
 /// How often RSS is polled.
@@ -58,6 +60,8 @@ const POLL: Duration = Duration::from_millis(10);
 const POLLS_PER_HIGH_WATER_MARK: u32 = 5;
 /// After this time with all tasks alive, a program is asked for its runtime's books.
 const SETTLED: Duration = Duration::from_secs(1);
+/// Of the time, one part in so many may go into reading where code is mapped.
+const READING_SHARE: u32 = 10;
 /// How long the target may take to stand still.
 const FREEZE_TIMEOUT: Duration = Duration::from_secs(10);
 
@@ -80,6 +84,10 @@ pub(super) struct Following<'a> {
     /// With a page ledger: the tree at the candidate for the peak.
     at_peak: Option<AtPeak>,
     start: Option<own_cost::Start>,
+    /// Call stacks that have arrived.
+    captures: Captures,
+    /// When the mappings of each process may be read again for them.
+    code_due: HashMap<u32, std::time::Instant>,
     maps: MapsPolicy,
     policy: ScanPolicy,
     method: Method,
@@ -135,6 +143,10 @@ pub(super) struct Ended {
     pub settings: Vec<String>,
     /// Processes of the tree that outlive the command, or have not quite ended.
     pub leftovers: Vec<u32>,
+    /// The call stacks that made the memory at the peak; `None` where they were not taken.
+    pub named: Option<Named>,
+    /// What became of the calls whose stack was asked for.
+    pub call_stack_counts: Option<CallStackCounts>,
     /// What measuring took.
     pub own_cost: Option<OwnCost>,
 }
@@ -182,6 +194,8 @@ impl<'a> Following<'a> {
             analysis: None,
             at_peak: None,
             start: None,
+            captures: Captures::default(),
+            code_due: HashMap::new(),
             maps: MapsPolicy::default(),
             method: scan::detect(),
             statm: HashMap::new(),
@@ -279,6 +293,7 @@ impl<'a> Following<'a> {
     fn drain(&mut self) -> Result<()> {
         loop {
             let Some(decoded) = self.probes.ring.next(decode) else {
+                self.take_call_stacks();
                 self.read_maps();
                 return Ok(());
             };
@@ -300,6 +315,7 @@ impl<'a> Following<'a> {
         }
         match &event.call {
             Call::Exec { .. } => {
+                self.captures.code.exec(event.tgid, event.ended_ns);
                 self.exec_ns.get_or_insert(event.ended_ns);
                 // A short program may be gone when the next reading of all is due.
                 if let (Some(at_peak), Ok(vmas)) = (&mut self.at_peak, scan::read_maps(event.tgid))
@@ -318,6 +334,12 @@ impl<'a> Following<'a> {
                     analysis.image(event.tgid, image);
                 }
             }
+            Call::Fork {
+                child_tid, flags, ..
+            } if flags & libc::CLONE_THREAD as u64 == 0 => {
+                let ns = event.ended_ns;
+                self.captures.code.fork(event.tgid, *child_tid, ns);
+            }
             Call::Exit if analysis.tree.process(event.tgid).is_none() => {
                 self.probes.forget(event.tgid);
                 self.statm.remove(&event.tgid);
@@ -325,6 +347,33 @@ impl<'a> Following<'a> {
             _ => {}
         }
         record(&mut self.event_log, &Entry::Event(event))
+    }
+
+    /// Takes what has arrived, and looks where the code of those processes is mapped.
+    fn take_call_stacks(&mut self) {
+        let Some(probe) = &mut self.probes.call_stacks else {
+            return;
+        };
+        let mut callers = BTreeSet::new();
+        while let Some(capture) = probe.next(Capture::decode) {
+            // The probes send nothing else.
+            let Some(capture) = capture else { continue };
+            callers.insert(capture.tgid);
+            self.captures.insert(capture);
+        }
+        for tgid in callers {
+            let began = std::time::Instant::now();
+            if self.code_due.get(&tgid).is_some_and(|&due| began < due) {
+                continue;
+            }
+            // One that is gone has left its code in an earlier reading, or its stacks stay unresolved.
+            if let Ok(vmas) = scan::read_maps(tgid) {
+                self.captures.code.read(tgid, monotonic_ns(), &vmas);
+            }
+            // So that a process with 200,000 mappings does not keep us from everything else.
+            let due = began + began.elapsed() * READING_SHARE;
+            self.code_due.insert(tgid, due);
+        }
     }
 
     fn tick(&mut self) -> Result<()> {
@@ -601,6 +650,14 @@ impl<'a> Following<'a> {
             }
             _ => (None, OfProcesses::default()),
         };
+        let named = self.probes.call_stacks.as_ref().map(|_| {
+            let best = analysis.best.as_ref();
+            self.captures
+                .name(&best.map(made_by::wanted).unwrap_or_default())
+        });
+        let distinct = self.captures.len() as u64;
+        let probe = self.probes.call_stacks.as_ref();
+        let call_stack_counts = probe.map(|probe| probe.counts(distinct)).transpose()?;
         let peak = ledger
             .as_ref()
             .filter(|ledger| ledger.composed)
@@ -632,6 +689,8 @@ impl<'a> Following<'a> {
                     .into());
                 }
             },
+            named,
+            call_stack_counts,
             own_cost: self.start.and_then(own_cost::read),
             counters: self.counters.read(),
             phase_counters: self.phase_counters,

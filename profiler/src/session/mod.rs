@@ -11,6 +11,7 @@ pub mod image;
 pub mod job;
 mod ledger;
 pub mod limits;
+mod made_by;
 pub mod outcome;
 mod own_cost;
 pub mod own_peak;
@@ -63,6 +64,8 @@ pub struct Options {
     pub event_log: Option<PathBuf>,
     /// How residency is followed; `None` takes the best tier that can be had.
     pub tier: Option<Tier>,
+    /// Take the call stacks of calls that make memory.
+    pub call_stacks: bool,
     /// Whoever started us holds our stdin, a pipe: when that closes they are gone, and so is the reason to
     /// go on. It is taken for a hang-up.
     pub until_stdin_closes: bool,
@@ -193,7 +196,7 @@ fn attach_and_follow(
     record(&mut event_log, &Entry::Sizes(sizes.clone()))?;
 
     let mut refused_tiers = Vec::new();
-    let mut probes = attach(options.tier, map_sizes(job), &mut refused_tiers)?;
+    let mut probes = attach(options.tier, map_sizes(job, options), &mut refused_tiers)?;
     probes.follow(root)?;
     let counters = TreeCounters::open(held.pid.as_raw(), group.directory());
     // Once the target runs, a signal waits until the event loop is there to act on it.
@@ -219,8 +222,11 @@ fn attach_and_follow(
     runtime.block_on(following.until_end(running, options.until_stdin_closes))
 }
 
-fn map_sizes(job: &Job) -> Sizes {
-    job.threads.map_or_else(Sizes::default, Sizes::for_threads)
+fn map_sizes(job: &Job, options: &Options) -> Sizes {
+    Sizes {
+        call_stacks: options.call_stacks,
+        ..job.threads.map_or_else(Sizes::default, Sizes::for_threads)
+    }
 }
 
 /// The probes of a tier; without a wish, of the best tier that loads.

@@ -297,6 +297,7 @@ mod tests {
                     ended_ns: session.clock,
                     tgid: *tgid,
                     tid: *tgid,
+                    call_stack: 0,
                     call: call.clone(),
                 };
                 session.analysis.event(&event);

@@ -65,6 +65,8 @@ pub fn replay(log: Vec<Entry<Frozen>>, job: &Job) -> Result<Run> {
     }
     let ended = Ended {
         own_cost: None,
+        named: None,
+        call_stack_counts: None,
         ledger: None,
         of_processes: OfProcesses::default(),
         refused_tiers: Vec::new(),

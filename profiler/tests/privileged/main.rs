@@ -7,6 +7,7 @@
 mod fixtures;
 
 mod at_the_peak;
+mod call_stacks;
 mod counters;
 mod endings;
 mod kernel_memory;

@@ -127,6 +127,7 @@ impl Tracer {
             ended_ns: now_ns(),
             tgid: self.tgids[&tid],
             tid: tid as u32,
+            call_stack: 0,
             call,
         });
     }

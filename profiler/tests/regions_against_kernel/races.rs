@@ -79,6 +79,7 @@ impl Racer<'_> {
             ended_ns: time.end,
             tgid: 1,
             tid: self.tid,
+            call_stack: 0,
             call,
         });
     }

@@ -284,6 +284,7 @@ fn event(record: &Record) -> Event {
         ended_ns: record.ended_ns,
         tgid: 1,
         tid: 1,
+        call_stack: 0,
         call: call.expect("every step makes calls that are followed"),
     }
 }

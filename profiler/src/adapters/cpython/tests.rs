@@ -44,6 +44,8 @@ fn region(start: u64, length: u64) -> ClassifiedRegion {
             .expect("the rule"),
         leaves: BTreeMap::new(),
         backing: None,
+        made_by: crate::classify::compose::MadeBy::Unknown,
+        growths: Vec::new(),
     }
 }
 

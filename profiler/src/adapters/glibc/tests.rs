@@ -41,6 +41,8 @@ fn region(rule: &str, start: u64, end: u64, backing: Option<&str>) -> Classified
             .expect("a rule of this name"),
         leaves: BTreeMap::new(),
         backing: backing.map(str::to_owned),
+        made_by: crate::classify::compose::MadeBy::Unknown,
+        growths: Vec::new(),
     }
 }
 

@@ -40,6 +40,8 @@ fn region(rule: &str, range: Range<u64>) -> ClassifiedRegion {
             .expect("a rule of this name"),
         leaves: BTreeMap::new(),
         backing: None,
+        made_by: crate::classify::compose::MadeBy::Unknown,
+        growths: Vec::new(),
     }
 }
 
