@@ -13,7 +13,7 @@ mod launch;
 mod leaves;
 mod log_axis;
 mod scaling;
-mod style;
+pub(crate) mod style;
 mod tasks;
 mod text;
 mod timeline;

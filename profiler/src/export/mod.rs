@@ -2,11 +2,16 @@
 //! whatever was measured once can be written again in any of them.
 
 mod csv;
+mod flame;
+mod made_by;
 mod openmetrics;
+mod pprof;
 
 use std::path::Path;
 
 use thiserror::Error;
+
+use flame::Use;
 
 use crate::{
     charts::{self, ChartError},
@@ -29,6 +34,16 @@ pub enum Format {
     OpenMetrics,
     /// A page for a browser, see [`report::html_report`].
     Html,
+    /// Call stacks with the bytes that each made, a line a stack.
+    Folded,
+    /// The same for `go tool pprof`.
+    Pprof,
+    /// That, not compressed.
+    PlainPprof,
+    /// The same as a flame graph, as SVG.
+    FlameSvg,
+    /// The same as PNG.
+    FlamePng,
     /// The figure that says most, see [`charts::headline`], as SVG.
     Svg,
     /// The same as PNG.
@@ -44,6 +59,9 @@ pub enum ExportError {
     /// The renderer refused a figure.
     #[error(transparent)]
     Chart(#[from] ChartError),
+    /// A form could not be made.
+    #[error("cannot make this form of the results: {0}")]
+    Form(#[from] std::io::Error),
     /// A number or string that JSON cannot hold.
     #[error("the results cannot be written as JSON")]
     Json(#[from] serde_json::Error),
@@ -52,13 +70,18 @@ pub enum ExportError {
 impl Format {
     /// How files of each form end, which is also what the form is called by on the command line. Of names that
     /// end in another one, the longer stands first.
-    pub const ENDINGS: [(&str, Format); 8] = [
+    pub const ENDINGS: [(&str, Format); 13] = [
         ("json", Format::Json),
         ("csv", Format::Csv),
         ("txt", Format::Text),
         ("html", Format::Html),
         ("md", Format::Markdown),
         ("prom", Format::OpenMetrics),
+        ("folded", Format::Folded),
+        ("pb.gz", Format::Pprof),
+        ("pb", Format::PlainPprof),
+        ("flame.svg", Format::FlameSvg),
+        ("flame.png", Format::FlamePng),
         ("svg", Format::Svg),
         ("png", Format::Png),
     ];
@@ -99,9 +122,26 @@ impl Format {
             Format::Markdown => Ok(report::markdown(results).into_bytes()),
             Format::OpenMetrics => Ok(openmetrics::text(results).into_bytes()),
             Format::Html => Ok(report::html_report(results).into_bytes()),
+            Format::Folded => Ok(made_by::folded(with_call_stacks(results)?).into_bytes()),
+            Format::Pprof => Ok(pprof::compressed(with_call_stacks(results)?)?),
+            Format::PlainPprof => Ok(pprof::plain(with_call_stacks(results)?)),
+            Format::FlameSvg => Ok(flame::figure(with_call_stacks(results)?, Use::Interactive)?
+                .svg
+                .into_bytes()),
+            Format::FlamePng => Ok(flame::figure(with_call_stacks(results)?, Use::Still)?.png()?),
             Format::Svg => Ok(headline(results)?.svg.into_bytes()),
             Format::Png => Ok(headline(results)?.png()?),
         }
+    }
+}
+
+fn with_call_stacks(results: &Results) -> Result<&Results, ExportError> {
+    let peaks = results.runs.iter().filter_map(|run| run.peak.as_ref());
+    match peaks.flat_map(|peak| &peak.made_by).next() {
+        Some(_) => Ok(results),
+        None => Err(ExportError::TooLittle(
+            "no call stacks were taken, or the command ended before it was looked at",
+        )),
     }
 }
 

@@ -30,6 +30,7 @@ use super::{
 
 /// Never read, and copied to by no more than what happens to run.
 const SIZES: Sizes = Sizes {
+    call_stacks: true,
     ring_bytes: 64 << 10,
     chunks: 1 << 10,
     own_chunks: 1,
