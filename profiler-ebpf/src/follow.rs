@@ -39,3 +39,15 @@ pub fn follow(tgid: u32) {
         count(counter::FOLLOWED_FULL);
     }
 }
+
+/// 1: children of followed processes are not followed.
+#[unsafe(no_mangle)]
+static ONLY_GIVEN: u32 = 0;
+
+/// Whether a new process is followed when its parent is.
+#[inline(always)]
+pub fn follows_children() -> bool {
+    // SAFETY: a valid static; volatile, because user space sets its value at load and the compiler must not
+    // fold the one seen here.
+    unsafe { core::ptr::read_volatile(core::ptr::addr_of!(ONLY_GIVEN)) == 0 }
+}

@@ -222,6 +222,9 @@ pub mod names {
     /// tp_btf, where the memory of an ending process is still there (since Linux 6.16).
     pub const EXIT: (&str, &str) = ("ledger_exit", "sched_process_exit");
 
+    /// An iterator over threads: follows address spaces that live already, and looks.
+    pub const EXISTING: &str = "ledger_existing";
+
     /// Array of [`super::Chunk`], mappable.
     pub const POOL: &str = "POOL";
     /// Hash: key of a chunk → its index in the pool.

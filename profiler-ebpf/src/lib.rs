@@ -133,4 +133,6 @@ pub mod names {
     pub const EXEC_FILENAME_OFFSET: &str = "EXEC_FILENAME_OFFSET";
     /// Offset of `old_pid` in the record of `sched:sched_process_exec`, in bytes.
     pub const EXEC_OLD_PID_OFFSET: &str = "EXEC_OLD_PID_OFFSET";
+    /// 1: children of followed processes are not followed.
+    pub const ONLY_GIVEN: &str = "ONLY_GIVEN";
 }

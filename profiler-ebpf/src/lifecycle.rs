@@ -15,7 +15,7 @@ use aya_ebpf::{
 use profiler_ebpf::{NAME_LEN, NamedRecord, Record, kind};
 
 use crate::{
-    follow::{Caller, follow, followed_caller},
+    follow::{Caller, follow, followed_caller, follows_children},
     maps::write,
     syscalls::IN_FLIGHT,
 };
@@ -74,6 +74,9 @@ fn try_newtask(ctx: &TracePointContext, caller: &Caller) -> Result<(), i32> {
         )
     };
     if flags & CLONE_THREAD == 0 {
+        if !follows_children() {
+            return Ok(());
+        }
         follow(child);
     }
     // Absent for fork, vfork and tasks that the kernel makes itself (io_uring workers).

@@ -10,6 +10,8 @@ pub mod units;
 
 pub mod limits;
 
+pub mod privileges;
+
 pub mod launch;
 pub mod probes;
 
@@ -33,3 +35,5 @@ pub mod report;
 pub mod export;
 
 pub mod session;
+
+pub mod daemon;

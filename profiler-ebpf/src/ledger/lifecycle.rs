@@ -20,7 +20,7 @@ use super::{
     maps::{end_is_hooked, mm_pgd, mm_start_stack, space, state, task_mm, task_tgid, top_shift},
     peak::look,
 };
-use crate::maps::FOLLOWED;
+use crate::{follow::follows_children, maps::FOLLOWED};
 use profiler_ebpf::ledger_wire::{Space, State};
 
 /// `include/uapi/linux/sched.h`
@@ -68,7 +68,7 @@ pub fn current_space() -> Option<u32> {
 
 /// Follows a space from now on. What it holds already came after the candidate.
 #[inline(always)]
-fn register(mm: u64, tgid: u32) {
+pub fn register(mm: u64, tgid: u32) {
     let Some(state) = state() else { return };
     if !lock::lock(Lock::Spaces) {
         state.spaces_full += 1;
@@ -163,7 +163,7 @@ pub fn ledger_newtask(ctx: BtfTracePointContext) -> i32 {
         return 0;
     }
     let mm = mm_of(task);
-    if mm != 0 {
+    if mm != 0 && follows_children() {
         register(mm, read_int(task.wrapping_add(task_tgid())) as u32);
     }
     0

@@ -4,6 +4,7 @@
 
 mod change;
 mod copy;
+mod existing;
 mod faults;
 mod functions;
 mod huge;

@@ -235,8 +235,8 @@ fn of_host(host: &Host) -> Vec<String> {
 /// The tier, and how far from the true peak it can be.
 fn exactness(tier: &str, bound_bytes: u64) -> String {
     match bound_bytes {
-        // The bound of tier C is the kernel's high-water mark, which is not exact itself.
-        0 if !tier.contains('C') => format!("tier {tier}: the exact peak"),
+        // The bound of scans is the kernel's high-water mark, which is not exact itself.
+        0 if !tier.contains(['C', 'D']) => format!("tier {tier}: the exact peak"),
         bytes => format!(
             "tier {tier}: true peak at most {} higher",
             human(bytes).replace(".0 ", " ")

@@ -63,6 +63,8 @@ pub struct ClassifiedRegion {
     pub made_by: MadeBy,
     /// Of a heap with known growths, its resident bytes by growth, which sum to `leaves`; else empty.
     pub growths: Vec<Made>,
+    /// It was there before anybody looked: flags and shape of the mapping are all the evidence.
+    pub before_attach: bool,
 }
 
 /// Resident bytes that one call made.
@@ -191,6 +193,7 @@ pub fn classify_process(
                 range,
                 resident_bytes,
                 rule,
+                before_attach: evidence.origin.is_some_and(|origin| origin.before_attach),
                 backing: vma
                     .name
                     .clone()
@@ -215,6 +218,7 @@ pub fn classify_process(
             backing,
             made_by: MadeBy::Unknown,
             growths: Vec::new(),
+            before_attach: false,
         });
     }
     (runtime, regions)

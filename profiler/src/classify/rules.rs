@@ -322,6 +322,17 @@ pub static RULES: &[Rule] = &[
         },
     },
     Rule {
+        id: "cpython.arenas",
+        reason: "1 MiB or more, there before the profiler attached: arenas of pymalloc of which the kernel has made one mapping, and blocks of malloc among them",
+        seen_on: "CPython 3.11",
+        leaf: Leaf::ManagedHeap,
+        matches: |e| {
+            e.is(Runtime::Cpython)
+                && e.origin.is_some_and(|origin| origin.before_attach)
+                && matches!(e.plain_length(), Some(length) if length > MIB)
+        },
+    },
+    Rule {
         id: "cpython.frames",
         reason: "16 KiB: a chunk of the interpreter's frame stack (_PyThreadState_BumpFramePointerSlow)",
         seen_on: "CPython 3.11",

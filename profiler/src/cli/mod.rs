@@ -1,12 +1,16 @@
 //! The command line: one file a subcommand.
 
+mod attach;
 mod compare;
+mod daemon;
 mod doctor;
 mod manual;
 mod output;
 mod report;
 mod run;
+mod setup;
 mod sweep;
+mod through_daemon;
 
 use clap::{Parser, Subcommand};
 
@@ -26,6 +30,12 @@ enum Command {
     Report(report::Arguments),
     /// Say what changed between two results; exit status 1 when memory grew past the threshold
     Compare(compare::Arguments),
+    /// Do the same for a process that runs already, and leave it as it was
+    Attach(attach::Arguments),
+    /// Serve members of a group, so that they need no privilege (see docs/privileges.md)
+    Daemon(daemon::Arguments),
+    /// Give this binary the capabilities that it needs, so that it runs without sudo
+    Setup(setup::Arguments),
     /// Say what this machine allows, and which eBPF object is in use
     Doctor(doctor::Arguments),
     /// Print what a shell needs to complete the command line
@@ -61,6 +71,9 @@ pub fn execute(arguments: Arguments) -> Result<u8, Failure> {
         Command::Run(arguments) => run::execute(arguments),
         Command::Report(arguments) => report::execute(arguments),
         Command::Compare(arguments) => compare::execute(&arguments),
+        Command::Attach(arguments) => attach::execute(arguments),
+        Command::Daemon(arguments) => daemon::execute(&arguments),
+        Command::Setup(arguments) => setup::execute(&arguments),
         Command::Doctor(arguments) => doctor::execute(&arguments),
         Command::Completions(arguments) => manual::completions(&arguments),
         Command::Man => manual::man(),

@@ -5,6 +5,7 @@ use std::{collections::BTreeMap, fs, path::PathBuf};
 use anyhow::{Context, Result};
 use clap::Args;
 use profiler::{
+    daemon::Work,
     launch::held::Identity,
     limits::Raises,
     probes::tier::Tier,
@@ -22,10 +23,11 @@ use super::{
     Failure,
     output::{self, Output, OutputArguments},
     sweep::{self, Parameter, Planned},
+    through_daemon,
 };
 
 /// Our own failures, as `env` and `timeout` have them; 126 and 127 are those of the command.
-const OWN_FAILURE: u8 = 125;
+pub(super) const OWN_FAILURE: u8 = 125;
 /// The command went well, and took more memory than it may.
 const LIMIT_BROKEN: u8 = 123;
 
@@ -35,7 +37,7 @@ pub struct Arguments {
     output: OutputArguments,
 
     /// How resident pages are followed: A or B keep a page ledger in the kernel (exact peak), C scans
-    /// the program as it grows; the default is the best that this kernel allows
+    /// the program as it grows, D does so without any probe; the default is the best that can be had
     #[arg(long, value_name = "TIER", value_parser = parse_tier)]
     tier: Option<Tier>,
 
@@ -205,11 +207,21 @@ impl Measuring {
     }
 
     fn run(&self, job: &Job) -> Result<Run, Failure> {
-        let mut run = session::run(job, &self.options).map_err(|error| match &error {
-            SessionError::Launch(launch) => Failure::new(launch.exit_status() as u8, launch),
-            SessionError::Interrupted(signal) => Failure::new(128 + *signal as u8, &error),
-            _ => Failure::new(OWN_FAILURE, &error),
-        })?;
+        let options = &self.options;
+        // A benchmark program is run as its job says, and a recording is made here.
+        let plain = job.contract.is_none() && options.event_log.is_none();
+        let daemon = plain.then(|| through_daemon::reach(options.tier)).flatten();
+        let mut run = match daemon {
+            Some(daemon) => {
+                let work = Work::Run(Box::new(job.clone()));
+                through_daemon::ask(daemon, work, options.tier, options.result_to_stdout)?
+            }
+            None => session::run(job, options).map_err(|error| match &error {
+                SessionError::Launch(launch) => Failure::new(launch.exit_status() as u8, launch),
+                SessionError::Interrupted(signal) => Failure::new(128 + *signal as u8, &error),
+                _ => Failure::new(OWN_FAILURE, &error),
+            })?,
+        };
         let limits = self.limits.into_iter();
         run.gates = limits
             .filter_map(|(on, limit)| Some(Gate::judge(on, limit?, &run)))
@@ -245,12 +257,13 @@ fn parse_limit(text: &str) -> Result<u64, String> {
     parse_size(text).ok_or_else(|| "expected a size such as 512MiB, 1.5G or 800000".into())
 }
 
-fn parse_tier(name: &str) -> Result<Tier, String> {
+pub(super) fn parse_tier(name: &str) -> Result<Tier, String> {
     match name {
         "A" | "a" => Ok(Tier::A),
         "B" | "b" => Ok(Tier::B),
         "C" | "c" => Ok(Tier::C),
-        _ => Err("expected A, B or C".into()),
+        "D" | "d" => Ok(Tier::D),
+        _ => Err("expected A, B, C or D".into()),
     }
 }
 

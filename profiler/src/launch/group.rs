@@ -7,11 +7,13 @@
 //!
 //! Files and their meaning: the kernel's `Documentation/admin-guide/cgroup-v2.rst`.
 
+use std::collections::BTreeSet;
 use std::fs::{self, File};
 use std::io::{self, ErrorKind};
 use std::os::fd::AsFd;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
@@ -55,6 +57,8 @@ pub enum TargetGroup {
     Cgroup(Cgroup),
     /// No cgroup could be made.
     Processes(ProcessList),
+    /// Processes that ran before we came: never ended, and left as they were found.
+    Foreign(ProcessList),
 }
 
 /// A cgroup of version 2 that we made. Dropping the value does not remove it: whoever survives us
@@ -68,6 +72,33 @@ pub struct Cgroup {
 /// Asks for the pids alive in a group that only the caller can tell.
 pub struct ProcessList {
     list: Box<dyn Fn() -> Vec<u32> + Send + Sync>,
+}
+
+/// A list of the processes of a tree that somebody keeps, who learns of each start and end.
+#[derive(Debug, Clone, Default)]
+pub struct Known(Arc<Mutex<BTreeSet<u32>>>);
+
+impl Known {
+    /// A process has started.
+    pub fn add(&self, pid: u32) {
+        self.pids().insert(pid);
+    }
+
+    /// A process has ended.
+    pub fn remove(&self, pid: u32) {
+        self.pids().remove(&pid);
+    }
+
+    /// Who is there; `None` before anybody was.
+    fn all(&self) -> Option<Vec<u32>> {
+        let pids = self.pids();
+        (!pids.is_empty()).then(|| pids.iter().copied().collect())
+    }
+
+    fn pids(&self) -> MutexGuard<'_, BTreeSet<u32>> {
+        // Nobody panics while they hold it; a set is whole at any time.
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
 impl std::fmt::Debug for ProcessList {
@@ -132,6 +163,22 @@ impl TargetGroup {
         TargetGroup::without_cgroup(move || descendants(root))
     }
 
+    /// Processes that ran before we came: `root` and, with `tree`, what descends from it, but for ourselves; once
+    /// somebody keeps the list `known`, those that stand in it.
+    pub fn of_running(root: u32, tree: bool, known: Known) -> TargetGroup {
+        let own = std::process::id();
+        let list = Box::new(move || match (known.all(), tree) {
+            (Some(pids), _) => pids,
+            (None, true) => {
+                let mut pids = descendants(root);
+                pids.retain(|&pid| pid != own);
+                pids
+            }
+            (None, false) => vec![root],
+        });
+        TargetGroup::Foreign(ProcessList { list })
+    }
+
     /// The existing cgroup `directory`, for a process other than the one that made it.
     pub fn at(directory: PathBuf) -> TargetGroup {
         let procs = directory.join("cgroup.procs");
@@ -151,7 +198,7 @@ impl TargetGroup {
     pub fn procs_path(&self) -> Option<&Path> {
         match self {
             TargetGroup::Cgroup(cgroup) => Some(&cgroup.procs),
-            TargetGroup::Processes(_) => None,
+            TargetGroup::Processes(_) | TargetGroup::Foreign(_) => None,
         }
     }
 
@@ -159,7 +206,7 @@ impl TargetGroup {
     pub fn directory(&self) -> Option<&Path> {
         match self {
             TargetGroup::Cgroup(cgroup) => Some(cgroup.directory()),
-            TargetGroup::Processes(_) => None,
+            TargetGroup::Processes(_) | TargetGroup::Foreign(_) => None,
         }
     }
 
@@ -173,7 +220,7 @@ impl TargetGroup {
                 accounting::add(&cgroup.directory, pid);
                 Ok(())
             }
-            TargetGroup::Processes(_) => Ok(()),
+            TargetGroup::Processes(_) | TargetGroup::Foreign(_) => Ok(()),
         }
     }
 
@@ -181,7 +228,7 @@ impl TargetGroup {
     pub fn memory(&self) -> Option<GroupMemory> {
         match self {
             TargetGroup::Cgroup(cgroup) => accounting::read(&cgroup.directory),
-            TargetGroup::Processes(_) => None,
+            TargetGroup::Processes(_) | TargetGroup::Foreign(_) => None,
         }
     }
 
@@ -189,7 +236,7 @@ impl TargetGroup {
     pub fn pids(&self) -> Result<Vec<u32>, GroupError> {
         match self {
             TargetGroup::Cgroup(cgroup) => cgroup.pids(),
-            TargetGroup::Processes(processes) => Ok(processes.pids()),
+            TargetGroup::Processes(list) | TargetGroup::Foreign(list) => Ok(list.pids()),
         }
     }
 
@@ -200,6 +247,7 @@ impl TargetGroup {
         match self {
             TargetGroup::Cgroup(cgroup) => cgroup.kill(deadline),
             TargetGroup::Processes(processes) => processes.kill(deadline),
+            TargetGroup::Foreign(_) => Ok(()),
         }
     }
 
@@ -228,7 +276,7 @@ impl TargetGroup {
                 let companion = companion.map_or(Ok(()), |path| remove_below(&path));
                 remove_below(&cgroup.directory).and(companion)
             }
-            TargetGroup::Processes(_) => Ok(()),
+            TargetGroup::Processes(_) | TargetGroup::Foreign(_) => Ok(()),
         }
     }
 }

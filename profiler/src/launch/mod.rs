@@ -2,6 +2,7 @@
 //! all probes are attached, the guardian that outlives us.
 
 pub mod accounting;
+pub mod existing;
 pub mod group;
 pub mod guardian;
 pub mod held;

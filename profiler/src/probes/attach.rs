@@ -4,8 +4,6 @@
 //! `sched:sched_process_exec` and `sched:sched_process_exit`; produces the ring of records that
 //! [`crate::events::decode`] understands.
 
-use std::io;
-
 use aya::{
     Ebpf, EbpfError, EbpfLoader,
     maps::{HashMap, MapData, MapError, PerCpuArray, RingBuf},
@@ -20,12 +18,13 @@ use super::{
     functions::preempts_calls,
     intake::Intake,
     layout::Layout,
-    ledger::LedgerProbes,
+    ledger::{self, LedgerProbes},
     object,
     skipped::skipped,
     tier::{Tier, TierError},
     tracefs::{self, TracefsError},
 };
+use crate::privileges::{may_probe, while_probing};
 
 /// The hooked calls: name, and whether the region map is right without it. A call that this kernel
 /// does not have cannot be made either, so a missing tracepoint costs nothing.
@@ -70,7 +69,8 @@ pub enum ProbeState {
 pub enum AttachError {
     /// The kernel refuses BPF to this user.
     #[error(
-        "no permission to load eBPF programs: seen {seen}, expected root or CAP_BPF and CAP_PERFMON; try `sudo profiler …`"
+        "no permission to load eBPF programs: seen {seen}, expected root or CAP_BPF and CAP_PERFMON; try `sudo profiler …`, \
+         or once `sudo profiler setup`"
     )]
     Permission {
         /// Effective uid and the sysctl that matters.
@@ -118,7 +118,16 @@ pub struct Probes {
     /// Those that write records, for statistics.
     programs: Vec<ProgramFd>,
     /// Keeps programs and links alive.
-    _ebpf: Ebpf,
+    ebpf: Ebpf,
+}
+
+/// Who is followed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Whom {
+    /// Those that are given, and every child of theirs from its start.
+    Tree,
+    /// Those that are given, and nobody else.
+    OnlyGiven,
 }
 
 /// How large the maps are that depend on what is measured.
@@ -165,25 +174,29 @@ impl Sizes {
 impl Probes {
     /// Loads and attaches everything but the ledger (tier C).
     pub fn attach(sizes: Sizes) -> Result<Probes, AttachError> {
-        Probes::load(sizes, None)
+        Probes::attach_tier(sizes, Tier::C, Whom::Tree)
     }
 
     /// Loads and attaches everything, the ledger of this tier too ([`Tier::A`] or [`Tier::B`]).
     pub fn attach_with_ledger(sizes: Sizes, tier: Tier) -> Result<Probes, AttachError> {
-        make_tracefs_available()?;
-        Probes::load(sizes, Some(&Layout::find_out(tier)?))
+        Probes::attach_tier(sizes, tier, Whom::Tree)
     }
 
     /// Loads and attaches what a tier needs. The error is [`AttachError::Tier`] where a worse tier may
     /// still be had.
-    pub fn attach_tier(sizes: Sizes, tier: Tier) -> Result<Probes, AttachError> {
-        match tier {
-            Tier::A | Tier::B => Probes::attach_with_ledger(sizes, tier),
-            Tier::C => Probes::attach(sizes),
-        }
+    ///
+    /// Tier D has no probes, so that nothing but tier C's could be attached for it.
+    pub fn attach_tier(sizes: Sizes, tier: Tier, whom: Whom) -> Result<Probes, AttachError> {
+        while_probing(|| match tier {
+            Tier::A | Tier::B => {
+                make_tracefs_available()?;
+                Probes::load(sizes, whom, Some(&Layout::find_out(tier)?))
+            }
+            Tier::C | Tier::D => Probes::load(sizes, whom, None),
+        })
     }
 
-    fn load(sizes: Sizes, layout: Option<&Layout>) -> Result<Probes, AttachError> {
+    fn load(sizes: Sizes, whom: Whom, layout: Option<&Layout>) -> Result<Probes, AttachError> {
         make_tracefs_available()?;
         let offset = |category, name, field| {
             tracefs::field_offset(category, name, field).map_err(as_permission)
@@ -209,7 +222,9 @@ impl Probes {
                 );
         }
         CallStackProbe::size(&mut loader, sizes.call_stacks);
+        let only_given = u32::from(whom == Whom::OnlyGiven);
         let mut ebpf = loader
+            .override_global(names::ONLY_GIVEN, &only_given, true)
             .override_global(names::NEWTASK_PID_OFFSET, &newtask_pid, true)
             .override_global(names::NEWTASK_FLAGS_OFFSET, &newtask_flags, true)
             .override_global(names::EXEC_FILENAME_OFFSET, &exec_filename, true)
@@ -266,13 +281,23 @@ impl Probes {
             states,
             ledger,
             programs,
-            _ebpf: ebpf,
+            ebpf,
         })
     }
 
     /// Follows a process; its future children are followed by the kernel side itself.
     pub fn follow(&mut self, tgid: u32) -> Result<(), AttachError> {
         Ok(self.followed.insert(tgid, 1, 0)?)
+    }
+
+    /// Lets the page ledger look at the memory of followed processes that it does not know yet, and makes what they
+    /// have now its first candidate; later, looks whether they have more than any candidate. Without a ledger
+    /// there is nothing to do.
+    pub fn look_at_existing(&mut self) -> Result<(), AttachError> {
+        match &self.ledger {
+            Some(_) => ledger::look_at_existing(&mut self.ebpf).map_err(AttachError::Tier),
+            None => Ok(()),
+        }
     }
 
     /// Forgets a process that has ended, so that a new one with its number is not taken for it.
@@ -333,14 +358,14 @@ fn attach_program(
 
 fn load_error(error: EbpfError) -> AttachError {
     match error {
-        EbpfError::MapError(_) if !has_permission() => permission_error(),
+        EbpfError::MapError(_) if !may_probe() => permission_error(),
         EbpfError::ProgramError(error) => program_error(error),
         error => kernel_error(&error),
     }
 }
 
 pub(super) fn program_error(error: ProgramError) -> AttachError {
-    if has_permission() {
+    if may_probe() {
         kernel_error(&error)
     } else {
         permission_error()
@@ -349,12 +374,12 @@ pub(super) fn program_error(error: ProgramError) -> AttachError {
 
 /// Without permission, what fails next says so in clearer words.
 fn make_tracefs_available() -> Result<(), TracefsError> {
-    tracefs::make_available().or_else(|error| if has_permission() { Err(error) } else { Ok(()) })
+    tracefs::make_available().or_else(|error| if may_probe() { Err(error) } else { Ok(()) })
 }
 
 /// A file of tracefs that cannot be read says "not root" more often than anything else.
 fn as_permission(error: TracefsError) -> AttachError {
-    if has_permission() {
+    if may_probe() {
         error.into()
     } else {
         permission_error()
@@ -377,31 +402,16 @@ pub(super) fn kernel_error(error: &dyn std::error::Error) -> AttachError {
 }
 
 fn permission_error() -> AttachError {
-    let sysctl =
-        std::fs::read_to_string("/proc/sys/kernel/unprivileged_bpf_disabled").unwrap_or_default();
+    let sysctl = |name: &str| {
+        let value = std::fs::read_to_string(format!("/proc/sys/kernel/{name}"));
+        value.map_or_else(|_| "?".to_owned(), |value| value.trim().to_owned())
+    };
     AttachError::Permission {
         seen: format!(
-            "uid {} (kernel.unprivileged_bpf_disabled={})",
+            "uid {} (kernel.unprivileged_bpf_disabled={}, kernel.perf_event_paranoid={})",
             nix::unistd::geteuid(),
-            sysctl.trim()
+            sysctl("unprivileged_bpf_disabled"),
+            sysctl("perf_event_paranoid"),
         ),
     }
-}
-
-/// Whether this process has `CAP_SYS_ADMIN`, or both `CAP_BPF` and `CAP_PERFMON`
-/// (`include/uapi/linux/capability.h`).
-pub fn has_permission() -> bool {
-    const CAP_SYS_ADMIN: u64 = 1 << 21;
-    const CAP_PERFMON: u64 = 1 << 38;
-    const CAP_BPF: u64 = 1 << 39;
-    let effective = effective_capabilities().unwrap_or(0);
-    effective & CAP_SYS_ADMIN != 0 || effective & (CAP_BPF | CAP_PERFMON) == CAP_BPF | CAP_PERFMON
-}
-
-fn effective_capabilities() -> io::Result<u64> {
-    let status = std::fs::read_to_string("/proc/self/status")?;
-    let line = status.lines().find_map(|line| line.strip_prefix("CapEff:"));
-    Ok(line
-        .and_then(|hex| u64::from_str_radix(hex.trim(), 16).ok())
-        .unwrap_or(0))
 }

@@ -16,7 +16,7 @@ use std::{
 use aya::{
     Ebpf,
     maps::{Array, MapData},
-    programs::{BtfTracePoint, ProgramError, ProgramFd, TracePoint},
+    programs::{BtfTracePoint, Iter, ProgramError, ProgramFd, TracePoint},
 };
 use profiler_ebpf::ledger_wire::{
     Chunk, ChunkWords, SPACES, Space, SpaceWords, State, StateWords, names,
@@ -244,6 +244,24 @@ impl LedgerProbes {
     pub fn skipped(&self) -> Vec<(String, u64)> {
         skipped(&self.programs)
     }
+}
+
+/// See [`Probes::look_at_existing`](super::attach::Probes::look_at_existing).
+pub(super) fn look_at_existing(ebpf: &mut Ebpf) -> Result<(), TierError> {
+    let program: &mut Iter = ebpf
+        .program_mut(names::EXISTING)
+        .and_then(|program| program.try_into().ok())
+        .ok_or(TierError::Object(names::EXISTING))?;
+    if program.fd().is_err() {
+        let types = aya::Btf::from_sys_fs().map_err(TierError::kernel)?;
+        program.load("task", &types).map_err(TierError::kernel)?;
+    }
+    let link = program.attach().map_err(TierError::kernel)?;
+    let link = program.take_link(link).map_err(TierError::kernel)?;
+    let mut threads = link.into_file().map_err(TierError::kernel)?;
+    // It writes nothing: reading is what runs it.
+    io::copy(&mut threads, &mut io::sink()).map_err(TierError::kernel)?;
+    Ok(())
 }
 
 /// A map of the kernel, mapped for reading.

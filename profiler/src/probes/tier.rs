@@ -14,18 +14,22 @@ pub enum Tier {
     B,
     /// Scans of the frozen tree as it grows.
     C,
+    /// The same without any probe: what `/proc` tells anybody of their own processes. Which call made a region is
+    /// not known.
+    D,
 }
 
 impl Tier {
     /// Those that keep a page ledger, the one to try first in front.
     pub const WITH_LEDGER: [Tier; 2] = [Tier::A, Tier::B];
 
-    /// `"A"`, `"B"` or `"C"`, as in the results.
+    /// `"A"`, `"B"`, `"C"` or `"D"`, as in the results.
     pub fn name(self) -> &'static str {
         match self {
             Tier::A => "A",
             Tier::B => "B",
             Tier::C => "C",
+            Tier::D => "D",
         }
     }
 }

@@ -49,7 +49,7 @@ use super::{Advice, NameId, Origin, OriginId, OriginKind, Piece};
 pub struct AddressSpace {
     pieces: RangeMap<u64, Piece>,
     /// Never shrinks: a reservation that is wholly overlaid stays what `reserved_by` points to.
-    origins: Vec<Origin>,
+    pub(super) origins: Vec<Origin>,
     names: Vec<String>,
     name_ids: HashMap<String, NameId>,
     past_stacks: RangeSet<u64>,
@@ -254,6 +254,7 @@ impl AddressSpace {
             call_stack: maker.call_stack,
             start: range.start,
             length: range.end - range.start,
+            before_attach: false,
         });
         id
     }

@@ -10,8 +10,10 @@
 //! - [`calls`]: what each call does to that map.
 //! - [`process_tree`]: processes, their threads and stacks, fork, vfork and exec.
 //! - [`mod@compare`]: agreement with the kernel.
+//! - [`before_attach`]: the map of a process that ran before anybody looked.
 
 pub mod address_space;
+pub mod before_attach;
 pub mod calls;
 pub mod compare;
 pub mod origin;

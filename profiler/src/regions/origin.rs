@@ -31,6 +31,9 @@ pub struct Origin {
     pub start: u64,
     /// Bytes, whole pages. For [`OriginKind::Brk`] those of the first growth.
     pub length: u64,
+    /// The call was made before anybody looked: `kind` is what flags and shape of the mapping say that it must
+    /// have been (see [`before_attach`](super::before_attach)).
+    pub before_attach: bool,
 }
 
 /// How a range came to be.

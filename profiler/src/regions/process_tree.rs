@@ -5,7 +5,9 @@ use std::ops::Range;
 
 use crate::events::{Call, Event};
 
-use super::AddressSpace;
+use crate::residency::standing::Standing;
+
+use super::{AddressSpace, before_attach::address_space};
 
 const CLONE_VM: u64 = libc::CLONE_VM as u64;
 const CLONE_VFORK: u64 = libc::CLONE_VFORK as u64;
@@ -129,6 +131,71 @@ impl ProcessTree {
             stack_owners: HashMap::new(),
         });
         tree
+    }
+
+    /// Starts with processes that run already, the one that is asked about first.
+    pub fn of_standing(standing: &[Standing]) -> Self {
+        let mut tree = ProcessTree {
+            processes: Vec::new(),
+            live: HashMap::new(),
+            spaces: BTreeMap::new(),
+            next_space: 0,
+            orphan_events: 0,
+        };
+        for process in standing {
+            tree.stands(process);
+        }
+        tree
+    }
+
+    /// Takes a process as it stands: one that nobody has told of, or anew one that is known. Which calls made
+    /// its memory is forgotten.
+    pub fn stands(&mut self, standing: &Standing) {
+        let (space, stacks) = address_space(standing);
+        let space = self.add_space(space);
+        let stack_owners = stacks
+            .iter()
+            .filter_map(|(tid, stack)| Some((stack.as_ref()?.range.end, *tid)))
+            .collect();
+        let threads: BTreeMap<u32, Thread> = stacks
+            .into_iter()
+            .map(|(tid, stack)| {
+                let alt_stack = None;
+                (tid, Thread { stack, alt_stack })
+            })
+            .collect();
+        let executable = Some(standing.executable.clone()).filter(|path| !path.is_empty());
+        let parent = self.live.contains_key(&standing.parent);
+        let parent = parent.then_some(standing.parent);
+        match self.live.get(&standing.tgid).copied() {
+            Some(index) => {
+                self.leave_space(index);
+                let process = &mut self.processes[index];
+                process.threads_peak = process.threads_peak.max(threads.len());
+                process.executable = executable.or(process.executable.take());
+                process.threads = threads;
+                process.stack_owners = stack_owners;
+                process.space = Some(space);
+            }
+            None => self.add_process(Process {
+                tgid: standing.tgid,
+                parent,
+                executable,
+                began_ns: 0,
+                ended_ns: None,
+                threads_peak: threads.len(),
+                threads,
+                space: Some(space),
+                stack_owners,
+            }),
+        }
+    }
+
+    /// A process has been seen to be gone, where no event tells.
+    pub fn is_gone(&mut self, tgid: u32, ns: u64) {
+        if let Some(&index) = self.live.get(&tgid) {
+            self.end_process(index, ns);
+        }
     }
 
     /// Does what the event tells. One from a process that is not known to be alive is counted as an

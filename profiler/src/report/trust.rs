@@ -1,7 +1,7 @@
 //! How far the figures of a run can be trusted, a line a fact.
 
 use crate::{
-    results::{EventCounts, Peak, ProbeState, Run},
+    results::{Attached, EventCounts, Peak, ProbeState, Run},
     units::{human, thousands},
 };
 
@@ -9,6 +9,7 @@ use crate::{
 /// which probes are off.
 pub fn trust(run: &Run) -> Vec<String> {
     let mut lines: Vec<String> = tier(run).into_iter().collect();
+    lines.extend(run.attached.iter().flat_map(attached));
     lines.extend(
         run.refused_tiers
             .iter()
@@ -30,8 +31,12 @@ pub fn trust(run: &Run) -> Vec<String> {
 
 fn tier(run: &Run) -> Option<String> {
     let peak = run.peak.as_ref()?;
+    let since = match run.attached {
+        Some(_) => "attach",
+        None => "exec",
+    };
     let when = match is_exact(peak) {
-        true => format!(", {:.3} s after exec", peak.at_seconds),
+        true => format!(", {:.3} s after {since}", peak.at_seconds),
         false => String::new(),
     };
     Some(format!("tier {}: {}{when}", peak.tier, exactness(peak)))
@@ -50,6 +55,24 @@ pub fn exactness(peak: &Peak) -> String {
 
 fn is_exact(peak: &Peak) -> bool {
     matches!(peak.tier.as_str(), "A" | "B") && peak.error_bound_bytes == 0
+}
+
+/// What is known of the time before, and what is not.
+fn attached(attached: &Attached) -> Vec<String> {
+    let processes = match attached.processes_at_attach {
+        1 => "1 process".to_owned(),
+        many => format!("{} processes", thousands(many)),
+    };
+    let mut lines = vec![format!(
+        "attached to process {} ({processes}, {} threads): RSS was {} then, and at most {} before (VmHWM)",
+        attached.pid,
+        thousands(attached.threads_at_attach),
+        human(attached.rss_bytes_at_attach),
+        human(attached.vm_hwm_bytes_at_attach)
+    )];
+    let unknown = attached.unknown.iter();
+    lines.extend(unknown.map(|what| format!("not known: {what}")));
+    lines
 }
 
 fn events(counts: &EventCounts) -> Vec<String> {

@@ -2,7 +2,8 @@
 //!
 //! The means is the cgroup freezer (kernel 5.2): it stops a whole tree, and no process is told.
 //! Without a cgroup it is SIGSTOP and SIGCONT, which a shell inside the target may notice, and which
-//! have to be checked thread by thread.
+//! have to be checked thread by thread. Processes that ran before the profiler came are held by ptrace:
+//! [`trace_stop`](super::trace_stop) says why.
 //!
 //! Either way a thread that sleeps in the kernel is woken to be stopped. On Linux 6.18 sleeps on a
 //! futex, in `nanosleep`, `poll`, `select` and `read` go on afterwards as if nothing had happened;
@@ -23,6 +24,7 @@ use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal;
 
+use super::trace_stop::{TraceError, Traced};
 use crate::launch::group::{Cgroup, GroupError, ProcessList, TargetGroup, signal, state};
 
 /// Why the group could not be stopped. It has been let go again.
@@ -37,6 +39,9 @@ pub enum FreezeError {
     /// The group cannot be used.
     #[error(transparent)]
     Group(#[from] GroupError),
+    /// Processes that are not ours could not be held.
+    #[error(transparent)]
+    Trace(#[from] TraceError),
 }
 
 /// A stopped group, which goes on when this value is dropped.
@@ -56,6 +61,8 @@ enum Held<'a> {
     Cgroup(&'a Cgroup),
     /// Those that we stopped. One that was stopped before is not ours to wake.
     Processes(Vec<u32>),
+    /// Of processes that are not ours.
+    Traced(Traced),
 }
 
 impl TargetGroup {
@@ -88,6 +95,10 @@ impl TargetGroup {
                 }
                 frozen
             }
+            TargetGroup::Foreign(processes) => Frozen {
+                held: Held::Traced(Traced::stop(|| processes.pids(), deadline)?),
+                took: Duration::ZERO,
+            },
         };
         frozen.took = begun.elapsed();
         Ok(frozen)
@@ -107,6 +118,10 @@ impl Frozen<'_> {
                 stopped
                     .drain(..)
                     .for_each(|pid| signal(pid, Signal::SIGCONT));
+                Ok(())
+            }
+            Held::Traced(traced) => {
+                *traced = Traced::default();
                 Ok(())
             }
         }

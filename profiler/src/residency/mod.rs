@@ -11,6 +11,8 @@ mod open_files;
 pub mod ranges;
 pub mod scan;
 pub mod stack_pointers;
+pub mod standing;
+pub mod trace_stop;
 
 mod pagemap;
 mod pagemap_scan;

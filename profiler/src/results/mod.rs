@@ -49,6 +49,18 @@ pub struct Results {
     pub slopes: Vec<slopes::Slope>,
 }
 
+impl Results {
+    /// Those of a single run.
+    pub fn of_run(run: Run, host: Host) -> Results {
+        Results {
+            schema_version: SCHEMA_VERSION,
+            host,
+            runs: vec![run],
+            slopes: Vec::new(),
+        }
+    }
+}
+
 /// The machine and the settings that move memory figures.
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
 pub struct Host {
@@ -125,6 +137,10 @@ pub struct Run {
     pub reason: Option<String>,
     /// Exit status, 128 + signal number when a signal ended it.
     pub exit_status: Option<i32>,
+    /// For `profiler attach`: what was found, and what cannot be known. Times are then after attaching where
+    /// they are said to be after exec.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub attached: Option<Attached>,
     /// From exec to exit.
     pub wall_seconds: f64,
     /// Part of `wall_seconds` for which the tree was stopped to be scanned.
@@ -177,6 +193,38 @@ pub struct Run {
     /// The runtime's own books right after that; asked for by `cargo xtask accuracy` alone.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub books: Option<BTreeMap<String, u64>>,
+}
+
+/// A process that ran before the profiler came.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Attached {
+    /// Its process id.
+    pub pid: u32,
+    /// Why it was followed no longer.
+    pub ended_by: AttachEnd,
+    /// RSS of its tree when the profiler attached; `peak` is the highest since then.
+    pub rss_bytes_at_attach: u64,
+    /// Sum of the kernel's high-water marks (`VmHWM`) of its processes at that moment: all that is known of the
+    /// peak before.
+    pub vm_hwm_bytes_at_attach: u64,
+    /// Processes followed from the start.
+    pub processes_at_attach: u64,
+    /// Their threads.
+    pub threads_at_attach: u64,
+    /// What cannot be known, or could not be done, one sentence each.
+    pub unknown: Vec<String>,
+}
+
+/// Why a process was followed no longer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum AttachEnd {
+    /// The time that was asked for was over.
+    Duration,
+    /// Ctrl-C, or another signal to the profiler.
+    Signal,
+    /// It ended.
+    Exit,
 }
 
 /// What one adapter found in one process.
@@ -288,7 +336,7 @@ pub struct Peak {
     pub pss_bytes: u64,
     /// Sum over processes of the kernel's own high-water mark (`VmHWM`), as last read.
     pub vm_hwm_bytes: u64,
-    /// `"A"`, `"B"` or `"C"`: how residency was followed (design section 3).
+    /// `"A"`, `"B"`, `"C"` or `"D"`: how residency was followed.
     pub tier: String,
     /// By how much the true peak may exceed `rss_bytes`: the kernel's high-water mark less `rss_bytes`.
     pub error_bound_bytes: u64,
@@ -353,6 +401,10 @@ pub struct Region {
     /// not taken.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub made_by: Option<String>,
+    /// It was there before the profiler attached (or, in tier D, no call is ever seen): the rule went by flags
+    /// and shape of the mapping alone.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub before_attach: bool,
 }
 
 /// RSS of the tree at one moment.

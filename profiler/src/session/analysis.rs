@@ -21,7 +21,7 @@ use crate::{
     launch::accounting::GroupMemory,
     probes::object_sizes::ObjectSizes,
     regions::{ProcessTree, compare},
-    residency::{OpenFiles, ProcessSnapshot, Snapshot},
+    residency::{OpenFiles, ProcessSnapshot, Snapshot, standing::Standing},
     results::EventCounts,
 };
 
@@ -121,6 +121,15 @@ impl Analysis {
         }
     }
 
+    /// Starts with processes that run already, the one that was asked for first.
+    pub fn of_standing(standing: &[Standing]) -> Analysis {
+        let root = standing.first().map_or(0, |process| process.tgid);
+        Analysis {
+            tree: ProcessTree::of_standing(standing),
+            ..Analysis::new(root)
+        }
+    }
+
     /// Takes an event.
     pub fn event(&mut self, event: &Event) {
         self.counts.seen += 1;
@@ -143,6 +152,18 @@ impl Analysis {
                 None => self.images.remove(&child_tid),
             };
         }
+    }
+
+    /// Takes a process as it stands, where no event tells; whether it has exec'd since it was taken last.
+    pub fn stands(&mut self, standing: &Standing, now_ns: u64) -> bool {
+        self.tree.stands(standing);
+        self.mappings_peak = self.mappings_peak.max(standing.mappings.len());
+        let known = self.images.get(&standing.tgid);
+        let changed = known.is_none_or(|image| image.path != standing.executable);
+        if changed && known.is_some() {
+            self.image_ns.insert(standing.tgid, now_ns);
+        }
+        changed
     }
 
     /// Takes the executable of a process, since its last exec.

@@ -42,6 +42,7 @@ use crate::{
         Method, ProcessSnapshot, ResidentRange, Snapshot, Vma,
         ledger::Ledger,
         ranges::{bytes, outside, settle},
+        standing::Standing,
     },
     units::{MIB, PAGE},
 };
@@ -108,6 +109,23 @@ impl AtPeak {
             own: OwnPeaks::default(),
             seen: Seen::default(),
         }
+    }
+
+    /// Starts with processes that run already. They stand still meanwhile, and the ledger has not looked yet.
+    pub fn of_standing(standing: &[Standing]) -> AtPeak {
+        let whole = Still::at(ProcessTree::of_standing(standing));
+        let tgids: Vec<u32> = standing.iter().map(|process| process.tgid).collect();
+        let mut at_peak = AtPeak {
+            own: OwnPeaks::of_standing(&tgids, &whole),
+            whole,
+            epoch: 0,
+            seen: Seen::default(),
+        };
+        for process in standing {
+            let vmas: Vec<Vma> = process.mappings.iter().map(|it| it.vma.clone()).collect();
+            at_peak.maps(process.tgid, &vmas);
+        }
+        at_peak
     }
 
     /// Takes an event, in the order of the ring. `now` is the tree after it.

@@ -43,13 +43,17 @@ pub(super) fn run(ended: Ended, job: &Job, started: SystemTime) -> Result<Run> {
         .max()
         .unwrap_or(0);
     let limit = limits::reached(threads, ended.analysis.mappings_peak as u64);
-    let (outcome, reason) = judge(
-        job.contract,
-        ended.exit_status,
-        &ended.words,
-        wall_seconds,
-        limit.as_deref(),
-    );
+    let (outcome, reason) = match ended.exit_status {
+        Some(exit_status) => judge(
+            job.contract,
+            exit_status,
+            &ended.words,
+            wall_seconds,
+            limit.as_deref(),
+        ),
+        // A process that is not our child: how it ended is for its parent to know, and it may not have.
+        None => (Outcome::Completed, None),
+    };
     let mut warnings = ended.warnings;
     let counts = ended.analysis.counts;
     let orphans = ended.analysis.tree.orphan_events();
@@ -94,10 +98,12 @@ pub(super) fn run(ended: Ended, job: &Job, started: SystemTime) -> Result<Run> {
             seconds(best.taken_ns),
             ended.ledger.as_ref(),
             ended.named.as_ref(),
+            ended.scan_tier,
         )
     });
     Ok(Run {
-        exit_status: Some(ended.exit_status),
+        exit_status: ended.exit_status,
+        attached: ended.attached,
         wall_seconds,
         frozen_seconds: ended.frozen.as_secs_f64(),
         launch_seconds: ended.alive_ns.map(seconds),
@@ -146,6 +152,7 @@ pub fn unmeasured(job: &Job, started: SystemTime, outcome: Outcome, reason: Opti
         outcome,
         reason,
         exit_status: None,
+        attached: None,
         wall_seconds: 0.0,
         frozen_seconds: 0.0,
         launch_seconds: None,
@@ -177,6 +184,7 @@ fn peak(
     at_seconds: f64,
     ledger: Option<&crate::results::Ledger>,
     named: Option<&Named>,
+    scan_tier: Tier,
 ) -> Peak {
     // A scan that beat the ledger is tier C's.
     let ledger = ledger.filter(|ledger| ledger.composed);
@@ -185,7 +193,9 @@ fn peak(
         rss_bytes: best.rss_bytes,
         pss_bytes: best.pss_bytes,
         vm_hwm_bytes,
-        tier: ledger.map_or(Tier::C.name(), |ledger| &ledger.tier).into(),
+        tier: ledger
+            .map_or(scan_tier.name(), |ledger| &ledger.tier)
+            .into(),
         error_bound_bytes: match ledger {
             Some(ledger) => ledger.error_bound_bytes,
             None => vm_hwm_bytes.saturating_sub(best.rss_bytes),
@@ -259,6 +269,7 @@ fn regions(all: &[ClassifiedRegion], one_by_one: usize, named: Option<&Named>) -
         backing: region.backing.clone(),
         call_stack: None,
         made_by: None,
+        before_attach: region.before_attach,
     };
     // Divided: not all of it is of its rule's leaf.
     let divided = |region: &Region, by_leaf: &BTreeMap<Leaf, u64>| match by_leaf.get(&region.leaf) {
@@ -288,13 +299,14 @@ fn regions(all: &[ClassifiedRegion], one_by_one: usize, named: Option<&Named>) -
         })
         .collect();
     type Alike = (Region, BTreeMap<Leaf, u64>, Makers);
-    let mut alike: BTreeMap<(u32, &str, Leaf, Option<&str>), Alike> = BTreeMap::new();
+    let mut alike: BTreeMap<(u32, &str, Leaf, Option<&str>, bool), Alike> = BTreeMap::new();
     for region in rest {
         let key = (
             region.tgid,
             region.rule.id,
             region.rule.leaf,
             region.backing.as_deref(),
+            region.before_attach,
         );
         let (_, by_leaf, makers) = alike
             .entry(key)
@@ -393,7 +405,7 @@ fn own_peak(
     }
     Err(match whole.map(|whole| whole.tier.as_str()) {
         None => "the program ended before it could be scanned",
-        Some("C") => "scans find the peak of the tree alone",
+        Some("C" | "D") => "scans find the peak of the tree alone",
         Some(_) => "it lived in the memory of its parent, or was not followed",
     }
     .into())
@@ -415,6 +427,7 @@ mod tests {
             backing: None,
             made_by: crate::classify::compose::MadeBy::Unknown,
             growths: Vec::new(),
+            before_attach: false,
         };
         let all: Vec<_> = (0..250).map(region).collect();
         let rows = regions(&all, SINGLE_REGIONS, None);

@@ -1,24 +1,19 @@
 //! Following a running target to its end: tokio waits for whatever comes next (the ring, the ticker,
 //! the target's words, its exit, a signal), the rest is synchronous.
 
+mod attached;
+mod ended;
+mod maps_policy;
+mod waiting;
+
 use std::{
     collections::{BTreeSet, HashMap},
-    future::pending,
-    io,
-    os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd},
-    time::{Duration, SystemTime},
+    os::fd::AsRawFd,
+    time::Duration,
 };
 
 use anyhow::{Context, Result};
-use nix::sys::{
-    signal::Signal,
-    wait::{WaitStatus, waitpid},
-};
-use tokio::{
-    io::{AsyncBufReadExt, BufReader, Lines, unix::AsyncFd},
-    net::unix::pipe,
-    time::{Interval, MissedTickBehavior, interval},
-};
+use nix::sys::{signal::Signal, wait::waitpid};
 
 use super::{
     EventLog, SessionError,
@@ -27,8 +22,6 @@ use super::{
     divide::divide,
     image,
     job::Job,
-    ledger::OfProcesses,
-    made_by,
     outcome::{Word, Words},
     own_cost,
     phase_counters::PhaseCounters,
@@ -37,25 +30,32 @@ use super::{
     timeline::{self, Due, Timeline},
 };
 use crate::{
-    call_stacks::{Capture, Captures, Named},
+    call_stacks::{Capture, Captures},
     events::{Call, Event, decode::decode, log::Entry},
     launch::{
-        group::TargetGroup,
-        held::{Output, Running},
+        existing::pidfd,
+        group::{Known, TargetGroup},
+        held::Running,
     },
     peak::{ScanPolicy, Why},
-    probes::{attach::Probes, counters::TreeCounters, object_sizes::ObjectSizes},
+    probes::{attach::Probes, counters::TreeCounters, object_sizes::ObjectSizes, tier::Tier},
     residency::{
         Method, Snapshot, StatmReader,
+        freeze::FreezeError,
         hidden_growth::HiddenGrowth,
         scan::{self, scan_tree},
         vm_hwm_bytes,
     },
-    results::{CallStackCounts, Counters, OwnCost, Probe, RefusedTier, TimelinePoint},
+    results::{RefusedTier, TimelinePoint},
 };
+use maps_policy::MapsPolicy;
+use waiting::{Next, Waiting};
+
+pub(super) use attached::{Leave, command_and_environment};
+pub(super) use ended::Ended;
 
 /// How often RSS is polled.
-const POLL: Duration = Duration::from_millis(10);
+pub(super) const POLL: Duration = Duration::from_millis(10);
 /// The high-water marks are read every so many polls, and at each scan.
 const POLLS_PER_HIGH_WATER_MARK: u32 = 5;
 /// After this time with all tasks alive, a program is asked for its runtime's books.
@@ -72,8 +72,12 @@ pub(super) struct Following<'a> {
     ours_to_end: bool,
     /// The runtime's own books.
     books: Books,
-    probes: Probes,
-    counters: TreeCounters,
+    /// `None` in tier D.
+    probes: Option<Probes>,
+    /// `None` for a process that ran before we came: its threads have no counters of ours.
+    counters: Option<TreeCounters>,
+    /// Who belongs to the tree, for a group that does not know by itself.
+    known: Option<Known>,
     phase_counters: PhaseCounters,
     /// How long each task waits.
     task_wait: Option<Duration>,
@@ -117,57 +121,12 @@ enum Books {
     Asked,
 }
 
-/// Everything that is known when the target has ended.
-pub(super) struct Ended {
-    /// What the page ledger found, in tiers A and B.
-    pub ledger: Option<crate::results::Ledger>,
-    /// And of each process.
-    pub of_processes: OfProcesses,
-    /// Better tiers that were refused.
-    pub refused_tiers: Vec<RefusedTier>,
-    pub analysis: Analysis,
-    pub high_water_marks: HashMap<u32, u64>,
-    pub frozen: Duration,
-    pub timeline: Vec<TimelinePoint>,
-    pub words: Words,
-    pub exec_ns: u64,
-    pub launch_ns: Option<u64>,
-    pub alive_ns: Option<u64>,
-    pub exit_ns: u64,
-    /// Exit status, 128 + signal number when a signal ended it.
-    pub exit_status: i32,
-    pub counters: Counters,
-    pub phase_counters: PhaseCounters,
-    pub probes: Vec<Probe>,
-    pub warnings: Vec<String>,
-    pub settings: Vec<String>,
-    /// Processes of the tree that outlive the command, or have not quite ended.
-    pub leftovers: Vec<u32>,
-    /// The call stacks that made the memory at the peak; `None` where they were not taken.
-    pub named: Option<Named>,
-    /// What became of the calls whose stack was asked for.
-    pub call_stack_counts: Option<CallStackCounts>,
-    /// What measuring took.
-    pub own_cost: Option<OwnCost>,
-}
-
-enum Next {
-    Ring,
-    Tick,
-    Stdout(String),
-    Stderr(String),
-    StdoutEnd,
-    StderrEnd,
-    Exit,
-    Signal(Received),
-}
-
 impl<'a> Following<'a> {
     pub fn new(
         job: &'a Job,
         group: &'a TargetGroup,
-        probes: Probes,
-        counters: TreeCounters,
+        probes: Option<Probes>,
+        counters: Option<TreeCounters>,
         event_log: EventLog,
         warnings: Vec<String>,
         refused_tiers: Vec<RefusedTier>,
@@ -179,10 +138,11 @@ impl<'a> Following<'a> {
                 true => Books::Wanted,
                 false => Books::NotWanted,
             },
-            policy: match probes.ledger {
-                Some(_) => ScanPolicy::plateaus_only(),
-                None => ScanPolicy::default(),
+            policy: match &probes {
+                Some(probes) if probes.ledger.is_some() => ScanPolicy::plateaus_only(),
+                _ => ScanPolicy::default(),
             },
+            known: None,
             probes,
             counters,
             phase_counters: PhaseCounters::default(),
@@ -234,11 +194,21 @@ impl<'a> Following<'a> {
         let mut analysis = Analysis::new(pid.as_raw() as u32);
         analysis.sizes = std::mem::take(&mut self.sizes);
         self.analysis = Some(analysis);
-        if self.probes.ledger.is_some() {
+        if self.has_ledger() {
             self.at_peak = Some(AtPeak::new(pid.as_raw() as u32));
         }
+        if self.probes.is_none() {
+            self.begin_without_probes(pid.as_raw() as u32);
+        }
+        let exit = pidfd(pid.as_raw() as u32).context("cannot watch the target")?;
         let signals = Signals::open(self.ours_to_end).context("cannot wait for signals")?;
-        let mut waiting = Waiting::new(&self.probes, running, signals, until_stdin_closes)?;
+        let mut waiting = Waiting::new(
+            self.ring(),
+            exit,
+            running.output,
+            signals,
+            until_stdin_closes,
+        )?;
         let exit_ns = loop {
             match waiting.next().await? {
                 Next::Ring => self.drain()?,
@@ -248,11 +218,11 @@ impl<'a> Following<'a> {
                     match self.words.stdout(&line) {
                         Some(Word::Launch) => {
                             self.launch_ns = Some(now);
-                            self.phase_counters.launch = Some(self.counters.read());
+                            self.phase_counters.launch = self.read_counters();
                         }
                         Some(Word::Alive) => {
                             self.alive_ns = Some(now);
-                            self.phase_counters.alive = Some(self.counters.read());
+                            self.phase_counters.alive = self.read_counters();
                         }
                         None => {}
                     }
@@ -261,7 +231,7 @@ impl<'a> Following<'a> {
                     eprintln!("{line}");
                     self.words.stderr(&line);
                 }
-                Next::StdoutEnd | Next::StderrEnd => {}
+                Next::StdoutEnd | Next::StderrEnd | Next::Elapsed => {}
                 Next::Exit => break monotonic_ns(),
                 Next::Signal(received) => self.signalled(received, pid)?,
             }
@@ -274,7 +244,7 @@ impl<'a> Following<'a> {
             self.words.stderr(&line);
         }
         self.drain()?;
-        self.end(exit_ns, status)
+        self.end(exit_ns, Some(status), None)
     }
 
     /// A program of ours is ended; a command is told what it has not been told by its terminal.
@@ -289,10 +259,35 @@ impl<'a> Following<'a> {
         Ok(())
     }
 
+    fn read_counters(&mut self) -> Option<crate::results::Counters> {
+        self.counters.as_mut().map(TreeCounters::read)
+    }
+
+    fn has_ledger(&self) -> bool {
+        self.probes
+            .as_ref()
+            .is_some_and(|probes| probes.ledger.is_some())
+    }
+
+    fn ring(&self) -> Option<std::os::fd::RawFd> {
+        self.probes.as_ref().map(|probes| probes.ring.as_raw_fd())
+    }
+
+    /// What scans are called by.
+    fn scan_tier(&self) -> Tier {
+        match self.probes {
+            Some(_) => Tier::C,
+            None => Tier::D,
+        }
+    }
+
     /// Takes everything out of the ring.
     fn drain(&mut self) -> Result<()> {
         loop {
-            let Some(decoded) = self.probes.ring.next(decode) else {
+            let Some(probes) = &mut self.probes else {
+                return Ok(());
+            };
+            let Some(decoded) = probes.ring.next(decode) else {
                 self.take_call_stacks();
                 self.read_maps();
                 return Ok(());
@@ -341,8 +336,20 @@ impl<'a> Following<'a> {
                 self.captures.code.fork(event.tgid, *child_tid, ns);
             }
             Call::Exit if analysis.tree.process(event.tgid).is_none() => {
-                self.probes.forget(event.tgid);
+                if let Some(probes) = &mut self.probes {
+                    probes.forget(event.tgid);
+                }
+                if let Some(known) = &self.known {
+                    known.remove(event.tgid);
+                }
                 self.statm.remove(&event.tgid);
+            }
+            Call::Fork { child_tid, .. } => {
+                if let Some(known) = &self.known
+                    && analysis.tree.process(*child_tid).is_some()
+                {
+                    known.add(*child_tid);
+                }
             }
             _ => {}
         }
@@ -351,7 +358,8 @@ impl<'a> Following<'a> {
 
     /// Takes what has arrived, and looks where the code of those processes is mapped.
     fn take_call_stacks(&mut self) {
-        let Some(probe) = &mut self.probes.call_stacks else {
+        let probes = self.probes.as_mut();
+        let Some(probe) = probes.and_then(|probes| probes.call_stacks.as_mut()) else {
             return;
         };
         let mut callers = BTreeSet::new();
@@ -382,9 +390,12 @@ impl<'a> Following<'a> {
             return Ok(());
         };
         if self.phase_counters.waited.is_none() && self.have_waited(exec_ns) {
-            self.phase_counters.waited = Some(self.counters.read());
+            self.phase_counters.waited = self.read_counters();
         }
         let now = Duration::from_nanos(monotonic_ns().saturating_sub(exec_ns));
+        if self.probes.is_none() && self.polls.is_multiple_of(POLLS_PER_HIGH_WATER_MARK) {
+            self.discover()?;
+        }
         let alive = self.alive();
         let by_process: Vec<(u32, u64)> = alive
             .iter()
@@ -454,6 +465,9 @@ impl<'a> Following<'a> {
     /// Looks at the pages of the running tree, for the timeline.
     fn glance(&mut self, now: Duration, alive: &[u32], polled: u64) -> TimelinePoint {
         let began = std::time::Instant::now();
+        if self.probes.is_none() {
+            self.stand(alive);
+        }
         let processes: Vec<_> = alive
             .iter()
             // One that is gone has no pages.
@@ -534,7 +548,14 @@ impl<'a> Following<'a> {
     fn scan(&mut self, now: Duration, polled: u64, why: Why) -> Result<Option<Composed>> {
         let began = std::time::Instant::now();
         let frozen = match self.group.freeze(FREEZE_TIMEOUT) {
-            Ok(frozen) => frozen,
+            Ok(frozen) => Some(frozen),
+            // Somebody else holds it, or it may not be held. Two readings that agree are as good.
+            Err(FreezeError::Trace(error)) => {
+                self.warn_once(format!(
+                    "the process runs while it is scanned, and no adapter looks inside: {error}"
+                ));
+                None
+            }
             Err(error) => {
                 self.warn_once(format!("a scan was left out: {error}"));
                 return Ok(None);
@@ -544,12 +565,15 @@ impl<'a> Following<'a> {
         self.drain()?;
         let mut pids = self.group.pids()?;
         pids.sort_unstable();
+        if self.probes.is_none() {
+            self.stand(&pids);
+        }
         let group = self.group.memory();
         let snapshot = scan_tree(&pids, self.method, taken_ns);
         self.read_high_water_marks(&pids);
         // Every thread that was woken to be stopped is woken again to go on, which takes the target
         // about as long, and the CPUs from it.
-        let thawing = frozen.took;
+        let thawing = frozen.as_ref().map_or(Duration::ZERO, |frozen| frozen.took);
         if let (Some(hidden), Ok(snapshot)) = (&mut self.hidden_growth, &snapshot) {
             hidden.scanned(snapshot);
         }
@@ -560,17 +584,21 @@ impl<'a> Following<'a> {
             // While memory grows, adapters would look at what is about to change. In tier C the best scan may
             // be one of growth, and would be divided by a look at something else.
             let wanted = match self.books {
-                Books::NotWanted => self.at_peak.is_some(),
+                Books::NotWanted => self.at_peak.is_some() || self.known.is_some(),
                 Books::Wanted => true,
                 Books::Asked => false,
             };
-            if why == Why::AtRest && wanted {
+            // A process that was there before us has no launch whose scans would have to be quick.
+            let now = why == Why::AtRest || (self.known.is_some() && self.at_peak.is_none());
+            if now && wanted && frozen.is_some() {
                 divided = divide(analysis, snapshot);
             }
         }
-        frozen.thaw()?;
         let cost = began.elapsed();
-        self.frozen += cost;
+        if let Some(frozen) = frozen {
+            frozen.thaw()?;
+            self.frozen += began.elapsed();
+        }
 
         let snapshot = match snapshot {
             Ok(snapshot) => snapshot,
@@ -617,258 +645,6 @@ impl<'a> Following<'a> {
             self.warnings.push(warning);
         }
     }
-
-    fn end(mut self, exit_ns: u64, status: WaitStatus) -> Result<Ended, SessionError> {
-        let mut analysis = self.analysis.expect("set before the loop");
-        analysis.counts.dropped = self.probes.dropped()?;
-        let skipped = self.probes.skipped();
-        if skipped > 0 && analysis.counts.disagreeing_bytes > 0 {
-            self.warnings.push(format!(
-                "{skipped} runs of a probe were skipped, calls of other programs among them; the region map was \
-                 repaired from /proc/PID/maps"
-            ));
-        }
-        let mut leftovers = self
-            .group
-            .pids()
-            .context("cannot list the target's group")?;
-        leftovers.retain(|&tgid| Some(tgid) != status.pid().map(|pid| pid.as_raw() as u32));
-        // One that is ending is in the group until the kernel is done with it, and has no memory by then: a
-        // parent goes on when the memory of its vfork child is gone, not when the child is.
-        let outlive = leftovers.iter().filter(|&&tgid| has_memory(tgid)).count();
-        if outlive > 0 && !self.ours_to_end {
-            self.warnings.push(format!(
-                "{outlive} processes outlive the command; they go on running and are not measured any more"
-            ));
-        }
-        let exec_ns = self.exec_ns.unwrap_or(exit_ns);
-        let (ledger, of_processes) = match (&self.probes.ledger, self.at_peak) {
-            (Some(probes), Some(at_peak)) => {
-                let (ledger, of_processes) =
-                    super::ledger::read(probes, at_peak, &mut analysis, self.method, exec_ns);
-                (Some(ledger), of_processes)
-            }
-            _ => (None, OfProcesses::default()),
-        };
-        let named = self.probes.call_stacks.as_ref().map(|_| {
-            let best = analysis.best.as_ref();
-            self.captures
-                .name(&best.map(made_by::wanted).unwrap_or_default())
-        });
-        let distinct = self.captures.len() as u64;
-        let probe = self.probes.call_stacks.as_ref();
-        let call_stack_counts = probe.map(|probe| probe.counts(distinct)).transpose()?;
-        let peak = ledger
-            .as_ref()
-            .filter(|ledger| ledger.composed)
-            .and(analysis.best.as_ref())
-            .map(|best| {
-                let seconds = best.taken_ns.saturating_sub(exec_ns) as f64 / 1e9;
-                timeline::point(seconds, &analysis.composed(best), 0)
-            });
-        Ok(Ended {
-            ledger,
-            of_processes,
-            refused_tiers: self.refused_tiers,
-            analysis,
-            high_water_marks: self.high_water_marks,
-            frozen: self.frozen,
-            timeline: self.timeline.finish(peak),
-            words: self.words,
-            exec_ns,
-            launch_ns: self.launch_ns,
-            alive_ns: self.alive_ns,
-            exit_ns,
-            exit_status: match status {
-                WaitStatus::Exited(_, code) => code,
-                WaitStatus::Signaled(_, signal, _) => 128 + signal as i32,
-                other => {
-                    return Err(anyhow::anyhow!(
-                        "the target ended in an unexpected way: {other:?}"
-                    )
-                    .into());
-                }
-            },
-            named,
-            call_stack_counts,
-            own_cost: self.start.and_then(own_cost::read),
-            counters: self.counters.read(),
-            phase_counters: self.phase_counters,
-            probes: self
-                .probes
-                .states
-                .into_iter()
-                .chain([self.counters.probe()])
-                .collect(),
-            warnings: self.warnings,
-            settings: super::host::settings(self.environment),
-            leftovers,
-        })
-    }
-}
-
-/// When to read `/proc/PID/maps` of the whole running tree: after a file mapping or a candidate, and for
-/// one part in twenty of the time at most.
-#[derive(Default)]
-struct MapsPolicy {
-    wanted: bool,
-    not_before: Option<std::time::Instant>,
-}
-
-impl MapsPolicy {
-    fn event(&mut self, call: &Call) {
-        self.wanted |= match call {
-            Call::PeakCandidate { .. } | Call::OwnPeakCandidate { .. } => true,
-            Call::Mmap { fd, .. } => *fd >= 0,
-            _ => false,
-        };
-    }
-
-    fn is_due(&self) -> bool {
-        self.wanted
-            && self
-                .not_before
-                .is_none_or(|at| std::time::Instant::now() >= at)
-    }
-
-    fn read(&mut self, began: std::time::Instant, cost: Duration) {
-        self.wanted = false;
-        self.not_before = Some(began + (cost * 20).max(POLL));
-    }
-}
-
-/// Everything that can happen, as one future.
-struct Waiting {
-    ring: AsyncFd<OwnedFd>,
-    ticker: Interval,
-    exit: AsyncFd<OwnedFd>,
-    stdout: Option<Lines<BufReader<pipe::Receiver>>>,
-    stderr: Option<Lines<BufReader<pipe::Receiver>>>,
-    signals: Signals,
-    /// Held open by whoever started us.
-    lifeline: Option<Lines<BufReader<pipe::Receiver>>>,
-}
-
-impl Waiting {
-    fn new(
-        probes: &Probes,
-        running: Running,
-        signals: Signals,
-        until_stdin_closes: bool,
-    ) -> Result<Waiting> {
-        let mut ticker = interval(POLL);
-        ticker.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        let (stdout, stderr) = match running.output {
-            Some(Output { stdout, stderr }) => (Some(lines(stdout)?), Some(lines(stderr)?)),
-            None => (None, None),
-        };
-        // SAFETY: the ring is open for as long as `probes` is borrowed.
-        let ring =
-            unsafe { BorrowedFd::borrow_raw(probes.ring.as_raw_fd()) }.try_clone_to_owned()?;
-        Ok(Waiting {
-            ring: watch(ring)?,
-            ticker,
-            exit: watch(pidfd(running.pid.as_raw())?)?,
-            stdout,
-            stderr,
-            signals,
-            lifeline: match until_stdin_closes {
-                true => Some(lines(io::stdin().as_fd().try_clone_to_owned()?)?),
-                false => None,
-            },
-        })
-    }
-
-    async fn next(&mut self) -> Result<Next> {
-        Ok(tokio::select! {
-            ready = self.ring.readable() => {
-                ready?.clear_ready();
-                Next::Ring
-            }
-            _ = self.ticker.tick() => Next::Tick,
-            line = next_line(&mut self.stdout) => line?.map_or(Next::StdoutEnd, Next::Stdout),
-            line = next_line(&mut self.stderr) => line?.map_or(Next::StderrEnd, Next::Stderr),
-            ready = self.exit.readable() => {
-                ready?.retain_ready();
-                Next::Exit
-            }
-            received = self.signals.next() => Next::Signal(received?),
-            _ = end_of(&mut self.lifeline) => Next::Signal(Received::HANG_UP),
-        })
-    }
-
-    async fn rest_of_stdout(&mut self) -> Vec<String> {
-        rest(&mut self.stdout).await
-    }
-
-    async fn rest_of_stderr(&mut self) -> Vec<String> {
-        rest(&mut self.stderr).await
-    }
-}
-
-fn watch(fd: OwnedFd) -> io::Result<AsyncFd<OwnedFd>> {
-    // SAFETY: an `OwnedFd` gives the same open descriptor until it is dropped, which is after the
-    // registration ends.
-    unsafe { AsyncFd::register(fd) }.map_err(io::Error::from)
-}
-
-fn lines(fd: OwnedFd) -> io::Result<Lines<BufReader<pipe::Receiver>>> {
-    Ok(BufReader::new(pipe::Receiver::from_owned_fd(fd)?).lines())
-}
-
-/// The next line; never, once the writer has closed its end.
-async fn next_line(
-    source: &mut Option<Lines<BufReader<pipe::Receiver>>>,
-) -> io::Result<Option<String>> {
-    match source {
-        Some(lines) => {
-            let line = lines.next_line().await?;
-            if line.is_none() {
-                *source = None;
-            }
-            Ok(line)
-        }
-        None => pending().await,
-    }
-}
-
-/// The end of what can be read; never, where there is nothing to read from.
-async fn end_of(source: &mut Option<Lines<BufReader<pipe::Receiver>>>) {
-    loop {
-        // Once it fails, nobody is at the other end either.
-        if !matches!(next_line(source).await, Ok(Some(_))) {
-            return;
-        }
-    }
-}
-
-/// What is still in the pipe of a program that has exited. A child of it may hold the pipe open, so
-/// this waits for no more than there is.
-async fn rest(source: &mut Option<Lines<BufReader<pipe::Receiver>>>) -> Vec<String> {
-    let mut rest = Vec::new();
-    while source.is_some() {
-        match tokio::time::timeout(POLL, next_line(source)).await {
-            Ok(Ok(Some(line))) => rest.push(line),
-            _ => break,
-        }
-    }
-    rest
-}
-
-/// A descriptor that becomes readable when the process exits (Linux 5.3).
-fn pidfd(pid: i32) -> io::Result<OwnedFd> {
-    // SAFETY: takes numbers only.
-    let fd = unsafe { libc::syscall(libc::SYS_pidfd_open, pid, 0) };
-    if fd < 0 {
-        return Err(io::Error::last_os_error());
-    }
-    // SAFETY: the call has just made the descriptor, and nobody else has it.
-    Ok(unsafe { OwnedFd::from_raw_fd(fd as RawFd) })
-}
-
-fn has_memory(tgid: u32) -> bool {
-    let rss = StatmReader::open(tgid).and_then(|reader| reader.rss_bytes());
-    rss.is_ok_and(|bytes| bytes > 0)
 }
 
 /// The clock of the events, in ns.
@@ -876,11 +652,4 @@ fn monotonic_ns() -> u64 {
     let now = nix::time::clock_gettime(nix::time::ClockId::CLOCK_MONOTONIC)
         .expect("every Linux has this clock");
     now.tv_sec() as u64 * 1_000_000_000 + now.tv_nsec() as u64
-}
-
-impl Ended {
-    /// Puts the result together.
-    pub fn into_run(self, job: &Job, started: SystemTime) -> Result<crate::results::Run> {
-        super::finish::run(self, job, started)
-    }
 }

@@ -119,6 +119,7 @@ mod tests {
             rule: &RULES[0],
             leaves: leaves(bytes),
             backing: None,
+            before_attach: false,
             made_by,
             growths: growths
                 .iter()

@@ -3,6 +3,7 @@
 
 pub mod analysis;
 pub mod at_peak;
+pub mod attach;
 mod divide;
 pub mod finish;
 pub mod follow;
@@ -35,6 +36,7 @@ use crate::{
     events::log::{self, Entry},
     kernel_memory::kinds,
     launch::{
+        existing::AttachRefusal,
         group::{KILL_TIMEOUT, TargetGroup, end_abandoned},
         guardian::Guardian,
         held::{Held, Identity, LaunchError, Streams, Target},
@@ -44,7 +46,7 @@ use crate::{
         raised::{Place, RaiseError, Restored},
     },
     probes::{
-        attach::{AttachError, Probes, Sizes},
+        attach::{AttachError, Probes, Sizes, Whom},
         counters::TreeCounters,
         object_sizes::ObjectSizes,
         tier::Tier,
@@ -82,6 +84,9 @@ pub enum SessionError {
     /// The command could not be started.
     #[error(transparent)]
     Launch(#[from] LaunchError),
+    /// The process cannot be followed.
+    #[error(transparent)]
+    Refused(#[from] AttachRefusal),
     /// Limits could not be raised.
     #[error(transparent)]
     Raise(#[from] RaiseError),
@@ -196,8 +201,15 @@ fn attach_and_follow(
     record(&mut event_log, &Entry::Sizes(sizes.clone()))?;
 
     let mut refused_tiers = Vec::new();
-    let mut probes = attach(options.tier, map_sizes(job, options), &mut refused_tiers)?;
-    probes.follow(root)?;
+    let mut probes = attach(
+        options.tier,
+        map_sizes(job, options),
+        Whom::Tree,
+        &mut refused_tiers,
+    )?;
+    if let Some(probes) = &mut probes {
+        probes.follow(root)?;
+    }
     let counters = TreeCounters::open(held.pid.as_raw(), group.directory());
     // Once the target runs, a signal waits until the event loop is there to act on it.
     signals::hold(job.contract.is_some());
@@ -208,7 +220,7 @@ fn attach_and_follow(
         job,
         group,
         probes,
-        counters,
+        Some(counters),
         event_log,
         warnings,
         refused_tiers,
@@ -229,25 +241,40 @@ fn map_sizes(job: &Job, options: &Options) -> Sizes {
     }
 }
 
-/// The probes of a tier; without a wish, of the best tier that loads.
+/// The probes of a tier; without a wish, of the best tier that loads. `None` in tier D, which is what is left to
+/// whoever may not load any.
 fn attach(
     wish: Option<Tier>,
     sizes: Sizes,
+    whom: Whom,
     refused: &mut Vec<RefusedTier>,
-) -> Result<Probes, AttachError> {
-    if let Some(tier) = wish {
-        return Probes::attach_tier(sizes, tier);
+) -> Result<Option<Probes>, AttachError> {
+    match wish {
+        Some(Tier::D) => return Ok(None),
+        Some(tier) => return Probes::attach_tier(sizes, tier, whom).map(Some),
+        None => {}
     }
+    let mut refuse = |tier: Tier, reason: String| {
+        refused.push(RefusedTier {
+            tier: tier.name().into(),
+            reason,
+        });
+    };
     for tier in Tier::WITH_LEDGER {
-        match Probes::attach_tier(sizes, tier) {
-            Err(AttachError::Tier(error)) => refused.push(RefusedTier {
-                tier: tier.name().into(),
-                reason: error.to_string(),
-            }),
-            other => return other,
+        match Probes::attach_tier(sizes, tier, whom) {
+            Err(AttachError::Tier(error)) => refuse(tier, error.to_string()),
+            Err(error) if !nix::unistd::geteuid().is_root() => refuse(tier, error.to_string()),
+            other => return other.map(Some),
         }
     }
-    Probes::attach_tier(sizes, Tier::C)
+    match Probes::attach_tier(sizes, Tier::C, whom) {
+        // Root is told what is wrong; for anybody else it is a matter of permission, one way or the other.
+        Err(error) if !nix::unistd::geteuid().is_root() => {
+            refuse(Tier::C, error.to_string());
+            Ok(None)
+        }
+        other => other.map(Some),
+    }
 }
 
 fn make_group(root: u32, warnings: &mut Vec<String>) -> TargetGroup {

@@ -68,6 +68,22 @@ struct Candidate {
 }
 
 impl OwnPeaks {
+    /// Starts with processes that run already; a single one is as one that was launched.
+    pub fn of_standing(tgids: &[u32], whole: &Still) -> OwnPeaks {
+        let own = |&tgid: &u32| {
+            let still = whole.clone();
+            let candidate = None;
+            (tgid, Own { still, candidate })
+        };
+        OwnPeaks {
+            processes: match tgids {
+                [_] => HashMap::new(),
+                many => many.iter().map(own).collect(),
+            },
+            ..OwnPeaks::default()
+        }
+    }
+
     /// Takes an event, which `whole` does not have yet and `now` has.
     pub fn event(&mut self, event: &Event, whole: &Still, now: &ProcessTree) {
         if self.processes.is_empty() {

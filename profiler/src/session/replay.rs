@@ -20,6 +20,7 @@ use super::{
 use crate::{
     classify::runtime::Image,
     events::{Call, log::Entry},
+    probes::tier::Tier,
     results::{Counters, Run},
 };
 
@@ -78,7 +79,9 @@ pub fn replay(log: Vec<Entry<Frozen>>, job: &Job) -> Result<Run> {
         launch_ns: None,
         alive_ns: None,
         exit_ns: last_ns,
-        exit_status: 0,
+        exit_status: Some(0),
+        scan_tier: Tier::C,
+        attached: None,
         counters: Counters::default(),
         phase_counters: PhaseCounters::default(),
         // A recording has the moment of each scan, not how long it took.

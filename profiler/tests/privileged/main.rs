@@ -7,6 +7,7 @@
 mod fixtures;
 
 mod at_the_peak;
+mod attached;
 mod call_stacks;
 mod counters;
 mod endings;

@@ -274,6 +274,7 @@ impl Sample {
             stack_depth_bytes: 0,
             payload_bytes: 0,
             repeat: 0,
+            attached: None,
             started_at: "2026-03-14T09:26:53Z".to_owned(),
             outcome,
             reason: match outcome {
@@ -429,6 +430,7 @@ pub fn peak(
         leaf,
         leaves: Vec::new(),
         backing: backing.map(str::to_owned),
+        before_attach: false,
         call_stack: None,
         made_by: None,
     };

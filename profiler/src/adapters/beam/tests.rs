@@ -149,6 +149,7 @@ fn region(rule: &str, start: u64) -> ClassifiedRegion {
         backing: None,
         made_by: crate::classify::compose::MadeBy::Unknown,
         growths: Vec::new(),
+        before_attach: false,
     }
 }
 

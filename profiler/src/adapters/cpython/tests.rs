@@ -46,6 +46,7 @@ fn region(start: u64, length: u64) -> ClassifiedRegion {
         backing: None,
         made_by: crate::classify::compose::MadeBy::Unknown,
         growths: Vec::new(),
+        before_attach: false,
     }
 }
 

@@ -43,6 +43,7 @@ fn region(rule: &str, start: u64, end: u64, backing: Option<&str>) -> Classified
         backing: backing.map(str::to_owned),
         made_by: crate::classify::compose::MadeBy::Unknown,
         growths: Vec::new(),
+        before_attach: false,
     }
 }
 

@@ -42,6 +42,7 @@ fn region(rule: &str, range: Range<u64>) -> ClassifiedRegion {
         backing: None,
         made_by: crate::classify::compose::MadeBy::Unknown,
         growths: Vec::new(),
+        before_attach: false,
     }
 }
 

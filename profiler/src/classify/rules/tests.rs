@@ -7,8 +7,11 @@ use super::*;
 use crate::{
     classify::evidence::ProcessFacts,
     events::Call,
-    regions::{AddressSpace, compare, script::*},
-    residency::Vma,
+    regions::{AddressSpace, before_attach::address_space, compare, script::*},
+    residency::{
+        Vma,
+        standing::{Mapping, Standing, VmFlags},
+    },
 };
 
 const NORESERVE: u32 = ANON | libc::MAP_NORESERVE as u32;
@@ -429,7 +432,9 @@ fn each_signature_fires_its_rule() {
 
 #[test]
 fn each_rule_has_a_signature() {
-    let tested: HashSet<&str> = all_rows().iter().map(|row| row.rule).collect();
+    // What was there before the profiler attached comes from no call: see below.
+    let other = ["cpython.arenas"];
+    let tested: HashSet<&str> = all_rows().iter().map(|row| row.rule).chain(other).collect();
     let all: HashSet<&str> = RULES.iter().map(|rule| rule.id).collect();
     assert_eq!(
         all.difference(&tested).count(),
@@ -438,6 +443,26 @@ fn each_rule_has_a_signature() {
         all.difference(&tested)
     );
     assert_eq!(all.len(), RULES.len(), "ids are unique");
+}
+
+#[test]
+fn merged_arenas_are_believed_of_what_was_there_before_alone() {
+    let standing = Standing {
+        tgid: TGID,
+        mappings: vec![Mapping {
+            vma: vma(M..M + 7 * MIB + P, RW, ""),
+            flags: VmFlags::ACCOUNTED,
+        }],
+        ..Standing::default()
+    };
+    let (space, _) = address_space(&standing);
+    let vmas: Vec<Vma> = standing.mappings.into_iter().map(|it| it.vma).collect();
+    let facts = ProcessFacts::gather(Runtime::Cpython, &space, &vmas);
+    let before = Scene { space, vmas, facts };
+    assert_eq!(before.rule(M, None).id, "cpython.arenas");
+    let calls = [map(M, 7 * MIB + P, RW, ANON)];
+    let seen = Scene::new(Runtime::Cpython, &calls, &[]);
+    assert_eq!(seen.rule(M, None).id, "malloc.large");
 }
 
 #[test]

@@ -1,0 +1,291 @@
+//! Processes that ran before the profiler came: what is found of them, and that they are left as they were.
+
+use std::{
+    collections::BTreeMap,
+    fs,
+    io::BufReader,
+    path::Path,
+    process::{Child, Command, Output, Stdio},
+};
+
+use nix::{
+    sys::{
+        signal::{Signal, kill},
+        wait::{WaitPidFlag, WaitStatus, waitpid},
+    },
+    unistd::Pid,
+};
+use profiler::{
+    results::{AttachEnd, Region, Run},
+    units::{MIB, PAGE},
+};
+
+use crate::{
+    fixtures::{Told, build, told_by},
+    profiled::{Profiling, read_run},
+    remains::until,
+};
+
+/// A fixture that stands still and is no child of the profiler.
+struct Standing {
+    child: Child,
+    told: Told,
+}
+
+impl Standing {
+    fn start(name: &str, args: &[&str]) -> Standing {
+        let mut child = Command::new(build(name))
+            .args(args)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .expect("it starts");
+        let mut stdout = BufReader::new(child.stdout.take().expect("piped"));
+        let told = told_by(1, &mut stdout).expect("it stands still");
+        Standing { child, told }
+    }
+
+    fn pid(&self) -> u32 {
+        self.told["pid"].0 as u32
+    }
+
+    fn status(&self, field: &str) -> String {
+        let text = fs::read_to_string(format!("/proc/{}/status", self.pid())).expect("alive");
+        let value = text.lines().find_map(|line| line.strip_prefix(field));
+        value.expect("a field of status").trim().to_owned()
+    }
+}
+
+impl Drop for Standing {
+    fn drop(&mut self) {
+        drop(self.child.stdin.take());
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+fn attach(pid: u32, options: &[&str], output: &Path) -> Output {
+    Command::new(env!("CARGO_BIN_EXE_profiler"))
+        .args(["attach", "--pid", &pid.to_string(), "-o"])
+        .arg(output)
+        .args(options)
+        .output()
+        .expect("the profiler starts")
+}
+
+fn attached(pid: u32, options: &[&str]) -> Run {
+    let folder = tempfile::tempdir().expect("a folder");
+    let result = folder.path().join("result.json");
+    let output = attach(pid, options, &result);
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{stderr}");
+    read_run(&result)
+}
+
+/// Resident pages by rule.
+fn rules(run: &Run) -> BTreeMap<String, u64> {
+    let mut rules = BTreeMap::new();
+    for row in &run.peak.as_ref().expect("it was scanned").regions {
+        // What the kernel has merged is told apart by whoever saw the calls alone.
+        let rule = match row.rule.as_str() {
+            "libc.small" | "malloc.large" => "one plain mmap",
+            rule => rule,
+        };
+        *rules.entry(rule.to_owned()).or_default() += row.resident_bytes / PAGE;
+    }
+    rules
+}
+
+/// The same process at the same moment, once with every call seen from its start and once without.
+fn assert_same_as_run(name: &str, args: &[&str]) {
+    let program = build(name);
+    let command = [&[program.to_str().expect("UTF-8")], args].concat();
+    let profiling = Profiling::start(1, &command);
+    let pid = profiling.told["pid"].0 as u32;
+    let mut found_by_tier = Vec::new();
+    for tier in ["B", "C", "D"] {
+        let found = attached(pid, &["--duration", "0.5", "--tier", tier]);
+        assert_eq!(found.warnings, Vec::<String>::new(), "tier {tier}");
+        let peak = found.peak.as_ref().expect("it was scanned");
+        assert!(
+            peak.regions
+                .iter()
+                .all(|row| row.before_attach || row.start.is_none())
+        );
+        found_by_tier.push((tier, rules(&found)));
+    }
+    let run = profiling.finish(&[pid]).run;
+    let expected = rules(&run);
+    for (tier, found) in found_by_tier {
+        assert_eq!(found, expected, "{name}, tier {tier}");
+    }
+}
+
+#[test]
+fn stacks_with_threads_and_without_are_found_as_by_run() {
+    assert_same_as_run("thread_stacks", &["8", "3"]);
+}
+
+#[test]
+fn arenas_of_malloc_are_found_as_by_run() {
+    assert_same_as_run("arenas", &[]);
+}
+
+#[test]
+fn large_blocks_are_found_as_by_run() {
+    assert_same_as_run("malloc_large", &[]);
+}
+
+#[test]
+fn a_peak_since_attach_is_exact_however_short() {
+    let standing = Standing::start("spikes", &[]);
+    let run = attached(standing.pid(), &["--duration", "1"]);
+    let peak = run.peak.expect("it was looked at");
+    if peak.tier == "C" {
+        eprintln!("SKIPPED: no page ledger here");
+        return;
+    }
+    let is_spike = |row: &&Region| row.length_bytes == 20 * MIB && row.resident_bytes == 20 * MIB;
+    assert!(peak.regions.iter().any(|row| is_spike(&row)), "the spike");
+    assert!(peak.rss_bytes > 20 * MIB);
+    let attached = run.attached.expect("it ran before");
+    assert_eq!(attached.ended_by, AttachEnd::Duration);
+    assert_eq!((attached.processes_at_attach, run.exit_status), (1, None));
+}
+
+#[test]
+fn its_end_ends_the_following() {
+    let mut standing = Standing::start("spikes", &[]);
+    let folder = tempfile::tempdir().expect("a folder");
+    let result = folder.path().join("result.json");
+    let pid = standing.pid();
+    let profiler = Command::new(env!("CARGO_BIN_EXE_profiler"))
+        .args(["attach", "--pid", &pid.to_string(), "-o"])
+        .arg(&result)
+        .stderr(Stdio::null())
+        .spawn();
+    let mut profiler = profiler.expect("the profiler starts");
+    until("a stop", || {
+        (standing.status("TracerPid:") != "0").then_some(())
+    });
+    drop(standing.child.stdin.take());
+    assert!(profiler.wait().expect("it ends").success());
+    let run = read_run(&result);
+    assert_eq!(run.attached.expect("attached").ended_by, AttachEnd::Exit);
+}
+
+#[test]
+fn it_is_left_as_it_was_and_its_parent_is_told_nothing() {
+    let standing = Standing::start("thread_stacks", &["50", "3"]);
+    let cgroup = || fs::read_to_string(format!("/proc/{}/cgroup", standing.pid())).expect("alive");
+    let before = (cgroup(), standing.status("SigPnd:"));
+    attached(standing.pid(), &["--duration", "0.5"]);
+    assert_eq!(before, (cgroup(), standing.status("SigPnd:")));
+    assert!(!standing.status("State:").to_lowercase().starts_with('t'));
+    assert_eq!(standing.status("TracerPid:"), "0");
+    let flags = WaitPidFlag::WNOHANG | WaitPidFlag::WUNTRACED | WaitPidFlag::WCONTINUED;
+    let told = waitpid(Pid::from_raw(standing.pid().cast_signed()), Some(flags));
+    assert_eq!(told, Ok(WaitStatus::StillAlive));
+}
+
+#[test]
+fn it_goes_on_when_the_profiler_is_killed_while_it_stands_still() {
+    let standing = Standing::start("thread_stacks", &["1000", "3"]);
+    let pid = standing.pid();
+    let folder = tempfile::tempdir().expect("a folder");
+    let profiler = Command::new(env!("CARGO_BIN_EXE_profiler"))
+        .args(["attach", "--pid", &pid.to_string(), "-o"])
+        .arg(folder.path().join("result.json"))
+        .stderr(Stdio::null())
+        .spawn();
+    let mut profiler = profiler.expect("the profiler starts");
+    until("a stop", || {
+        (standing.status("TracerPid:") != "0").then_some(())
+    });
+    kill(Pid::from_raw(profiler.id().cast_signed()), Signal::SIGKILL).expect("alive");
+    profiler.wait().expect("it ends");
+    until("its end", || {
+        let tasks = fs::read_dir(format!("/proc/{pid}/task")).expect("alive");
+        let stopped = tasks.flatten().any(|task| {
+            let stat = fs::read_to_string(task.path().join("stat")).unwrap_or_default();
+            stat.contains(") t ") || stat.contains(") T ")
+        });
+        (!stopped).then_some(())
+    });
+    assert_eq!(standing.status("TracerPid:"), "0");
+}
+
+fn refusal(pid: u32) -> String {
+    let output = attach(
+        pid,
+        &["--duration", "1", "--format", "json"],
+        Path::new("/dev/null"),
+    );
+    assert_eq!(output.status.code(), Some(125));
+    let said = String::from_utf8(output.stderr).expect("text");
+    assert_eq!(said.lines().count(), 1, "{said}");
+    said
+}
+
+#[test]
+fn what_cannot_be_followed_is_refused_in_a_sentence() {
+    let standing = Standing::start("thread_stacks", &["2", "0"]);
+    let pid = standing.pid();
+    let tasks = fs::read_dir(format!("/proc/{pid}/task")).expect("alive");
+    let tid = tasks
+        .flatten()
+        .filter_map(|task| task.file_name().to_str()?.parse::<u32>().ok())
+        .find(|&tid| tid != pid)
+        .expect("two threads");
+    assert!(refusal(tid).contains(&format!("is a thread of process {pid}")));
+    assert!(refusal(2).contains("thread of the kernel"));
+    assert!(refusal(4_194_304).contains("no process has the id"));
+}
+
+/// The profiler as a user without any privilege.
+fn as_nobody(arguments: &[&str]) -> Output {
+    Command::new("setpriv")
+        .args(["--reuid", "65534", "--regid", "65534", "--clear-groups"])
+        .arg(env!("CARGO_BIN_EXE_profiler"))
+        .args(arguments)
+        .stdin(Stdio::null())
+        .output()
+        .expect("setpriv is there")
+}
+
+#[test]
+fn somebody_elses_process_is_refused_to_whoever_may_not_look() {
+    let standing = Standing::start("malloc_large", &[]);
+    let output = as_nobody(&["attach", "--pid", &standing.pid().to_string()]);
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(
+        said.contains("belongs to user 0 and may not be looked at by user 65534"),
+        "{said}"
+    );
+    assert_eq!(output.status.code(), Some(125));
+}
+
+#[test]
+fn without_any_privilege_there_is_still_an_answer() {
+    let fixture = build("malloc_large");
+    let output = as_nobody(&["run", "-o", "-", "--", fixture.to_str().expect("UTF-8")]);
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(output.status.success(), "{said}");
+    let folder = tempfile::tempdir().expect("a folder");
+    let result = folder.path().join("result.json");
+    fs::write(&result, &output.stdout).expect("ours");
+    let run = read_run(&result);
+    let refused: Vec<&str> = run
+        .refused_tiers
+        .iter()
+        .map(|it| it.tier.as_str())
+        .collect();
+    assert_eq!(refused, ["A", "B", "C"]);
+    assert!(
+        said.contains("CAP_BPF") && said.contains("sudo profiler"),
+        "{said}"
+    );
+    if let Some(peak) = &run.peak {
+        assert_eq!(peak.tier, "D");
+    }
+}
