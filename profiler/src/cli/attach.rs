@@ -36,6 +36,10 @@ pub struct Arguments {
     #[arg(long)]
     no_children: bool,
 
+    /// Do not say on the terminal how it is going
+    #[arg(long)]
+    no_progress: bool,
+
     #[command(flatten)]
     output: OutputArguments,
 
@@ -69,6 +73,7 @@ pub fn execute(arguments: Arguments) -> Result<u8, Failure> {
         None => {
             let options = Options {
                 tier: arguments.tier,
+                status_line: !arguments.no_progress,
                 ..Options::default()
             };
             attach_to(&request, &options).map_err(failure)?

@@ -1,6 +1,6 @@
 //! `profiler run`: any command by the path that the benchmark programs take.
 
-use std::{collections::BTreeMap, fs, path::PathBuf};
+use std::{collections::BTreeMap, fs, io::IsTerminal, path::PathBuf};
 
 use anyhow::{Context, Result};
 use clap::Args;
@@ -64,6 +64,11 @@ pub struct Arguments {
     #[arg(long)]
     no_call_stacks: bool,
 
+    /// Do not say how it is going while the command runs. That is told where stderr is a terminal and stdout is
+    /// none, so that it never mixes with what the command writes
+    #[arg(long)]
+    no_progress: bool,
+
     /// Record everything that came from the kernel, for a replay without root
     #[arg(long, value_name = "FILE", hide = true)]
     event_log: Option<PathBuf>,
@@ -101,6 +106,9 @@ pub fn execute(arguments: Arguments) -> Result<u8, Failure> {
         // A benchmark is to cost no more than it must, and each of its tasks does the same.
         call_stacks: !arguments.no_call_stacks && arguments.job.is_none(),
         until_stdin_closes: arguments.until_stdin_closes,
+        status_line: !arguments.no_progress
+            && arguments.job.is_none()
+            && !std::io::stdout().is_terminal(),
         result_to_stdout: outputs.iter().any(Output::is_stdout),
     };
     let measuring = Measuring {

@@ -56,7 +56,8 @@ pub fn attach_to(request: &Request, options: &Options) -> Result<Run, SessionErr
     }
     let started = SystemTime::now();
     let following = Following::new(&job, &group, probes, None, None, Vec::new(), refused_tiers)
-        .with_sizes(sizes);
+        .with_sizes(sizes)
+        .with_status_line(options.status_line);
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()

@@ -27,6 +27,7 @@ use super::{
     phase_counters::PhaseCounters,
     record,
     signals::{self, Deed, Received, Signals},
+    status_line::{Now, StatusLine},
     timeline::{self, Due, Timeline},
 };
 use crate::{
@@ -102,6 +103,7 @@ pub(super) struct Following<'a> {
     polls: u32,
     frozen: Duration,
     timeline: Timeline,
+    status: Option<StatusLine>,
     words: Words,
     /// `CLOCK_MONOTONIC` in ns at the first exec, and at the words that tasks are coming and are alive.
     exec_ns: Option<u64>,
@@ -164,6 +166,7 @@ impl<'a> Following<'a> {
             polls: 0,
             frozen: Duration::ZERO,
             timeline: Timeline::new(),
+            status: None,
             words: Words::default(),
             exec_ns: None,
             launch_ns: None,
@@ -182,6 +185,14 @@ impl<'a> Following<'a> {
     /// With the sizes of the kernel's objects; without them slab is not told.
     pub fn with_sizes(self, sizes: ObjectSizes) -> Self {
         Following { sizes, ..self }
+    }
+
+    /// With a line on the terminal that says how it is going.
+    pub fn with_status_line(self, wanted: bool) -> Self {
+        Following {
+            status: wanted.then(StatusLine::new),
+            ..self
+        }
     }
 
     /// Waits and works until the target has exited.
@@ -410,6 +421,7 @@ impl<'a> Following<'a> {
             self.read_high_water_marks(&alive);
         }
         self.polls += 1;
+        self.show_status(now, polled, &alive);
         let asking = self.books == Books::Wanted && self.is_settled();
         let scan = match asking {
             true => Some(Why::AtRest),
@@ -428,14 +440,35 @@ impl<'a> Following<'a> {
                 Due::Composition | Due::Rss => None,
             }
         };
-        self.timeline.push(point.unwrap_or(TimelinePoint {
+        let point = point.unwrap_or(TimelinePoint {
             seconds: now.as_secs_f64(),
             rss_bytes: polled,
             classes: None,
             kernel_bytes: None,
             spread_bytes: 0,
-        }));
+        });
+        if let (Some(status), Some(classes)) = (&mut self.status, point.classes) {
+            status.looked(classes);
+        }
+        self.timeline.push(point);
         Ok(())
+    }
+
+    fn show_status(&mut self, elapsed: Duration, rss_bytes: u64, alive: &[u32]) {
+        let (Some(status), Some(analysis)) = (&mut self.status, &self.analysis) else {
+            return;
+        };
+        status.show(|classes| Now {
+            elapsed,
+            rss_bytes,
+            classes,
+            threads: alive
+                .iter()
+                .filter_map(|&tgid| analysis.tree.process(tgid))
+                .map(|process| process.threads.len())
+                .sum(),
+            events: analysis.counts.seen,
+        });
     }
 
     /// The first tasks have waited their time, so the plateau is over.

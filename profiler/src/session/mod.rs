@@ -19,6 +19,7 @@ pub mod own_peak;
 mod phase_counters;
 pub mod replay;
 mod signals;
+mod status_line;
 mod timeline;
 
 use std::{
@@ -71,6 +72,8 @@ pub struct Options {
     /// Whoever started us holds our stdin, a pipe: when that closes they are gone, and so is the reason to
     /// go on. It is taken for a hang-up.
     pub until_stdin_closes: bool,
+    /// Say on stderr, where that is a terminal, how it is going.
+    pub status_line: bool,
     /// The result goes to our stdout: what a command writes to its own goes to stderr.
     pub result_to_stdout: bool,
 }
@@ -226,7 +229,8 @@ fn attach_and_follow(
         refused_tiers,
     )
     .with_sizes(sizes)
-    .with_start(start);
+    .with_start(start)
+    .with_status_line(options.status_line);
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
