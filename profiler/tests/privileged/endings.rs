@@ -191,12 +191,13 @@ fn for_everybody(folder: &Path) -> Command {
 }
 
 #[test]
-fn without_permission_nothing_is_started_and_one_sentence_says_why() {
+fn where_a_tier_that_needs_permission_was_asked_for_nothing_is_started_and_one_sentence_says_why() {
     let folder = tempfile::tempdir().expect("a folder");
     let started = folder.path().join("started");
     let mut command = for_everybody(folder.path());
     let output = command
-        .args(["run", "--", "touch", started.to_str().expect("UTF-8")])
+        .args(["run", "--tier", "C", "--", "touch"])
+        .arg(&started)
         .output()
         .expect("it starts");
     assert_eq!(output.status.code(), Some(125), "{output:?}");
