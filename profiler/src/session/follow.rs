@@ -428,7 +428,7 @@ impl<'a> Following<'a> {
             false => self.policy.polled(now, at_most).filter(|_| at_most > 0),
         };
         let point = if let Some(why) = scan {
-            let composed = self.scan(now, at_most, why)?;
+            let composed = self.scan(now, why)?;
             if asking {
                 self.ask_for_books();
             }
@@ -578,7 +578,7 @@ impl<'a> Following<'a> {
 
     /// Stops the tree, scans it, lets adapters look inside where it is at rest, lets it go on, and only then
     /// classifies what was found.
-    fn scan(&mut self, now: Duration, polled: u64, why: Why) -> Result<Option<Composed>> {
+    fn scan(&mut self, now: Duration, why: Why) -> Result<Option<Composed>> {
         let began = std::time::Instant::now();
         let frozen = match self.group.freeze(FREEZE_TIMEOUT) {
             Ok(frozen) => Some(frozen),
@@ -601,6 +601,10 @@ impl<'a> Following<'a> {
         if self.probes.is_none() {
             self.stand(&pids);
         }
+        // Not what was polled before: an exec in between leaves little of that, and what grows anew up to there would
+        // be taken for something that was scanned.
+        let alive = self.alive();
+        let polled = alive.iter().map(|&tgid| self.poll_rss(tgid)).sum();
         let group = self.group.memory();
         let snapshot = scan_tree(&pids, self.method, taken_ns);
         self.read_high_water_marks(&pids);

@@ -15,7 +15,7 @@ use profiler::results::{Outcome, Results, Run};
 
 use crate::{
     fixtures::build,
-    profiled::{Profiling, profiler, profiler_with, read_run},
+    profiled::{NOBODY, Profiling, for_everybody, profiler, profiler_with, read_run},
     remains::Remains,
 };
 
@@ -176,18 +176,6 @@ fn memory_of_the_launcher_is_not_the_programs() {
     assert!(peak.vm_hwm_bytes < 10 << 20, "{}", peak.vm_hwm_bytes);
     let polled = run.run.timeline.iter().map(|point| point.rss_bytes).max();
     assert!(polled.expect("polled") < 10 << 20, "{polled:?}");
-}
-
-const NOBODY: u32 = 65_534;
-
-/// The profiler where everybody can reach it: its folder may be closed to others.
-fn for_everybody(folder: &Path) -> Command {
-    let copy = folder.join("profiler");
-    fs::copy(env!("CARGO_BIN_EXE_profiler"), &copy).expect("a copy");
-    fs::set_permissions(folder, fs::Permissions::from_mode(0o777)).expect("ours");
-    let mut command = Command::new(copy);
-    command.uid(NOBODY).gid(NOBODY).current_dir(folder);
-    command
 }
 
 #[test]

@@ -3,7 +3,7 @@
 use std::{
     fs,
     io::{BufReader, Read},
-    os::unix::process::CommandExt,
+    os::unix::{fs::PermissionsExt, process::CommandExt},
     path::{Path, PathBuf},
     process::{Child, ChildStdout, Command, Stdio},
     time::{Duration, Instant},
@@ -290,4 +290,18 @@ fn resident(tgid: u32, start: u64, length: u64) -> u64 {
 fn rss_line(line: &str) -> Option<u64> {
     let kib = line.strip_prefix("Rss:")?.trim().strip_suffix(" kB")?;
     Some(kib.parse::<u64>().expect("a number") * 1024)
+}
+
+/// A user without any privilege.
+pub const NOBODY: u32 = 65_534;
+
+/// The profiler, to be run by a user without any privilege, where everybody can reach it: its folder may be closed
+/// to others.
+pub fn for_everybody(folder: &Path) -> Command {
+    let copy = folder.join("profiler");
+    fs::copy(env!("CARGO_BIN_EXE_profiler"), &copy).expect("a copy");
+    fs::set_permissions(folder, fs::Permissions::from_mode(0o777)).expect("ours");
+    let mut command = Command::new(copy);
+    command.uid(NOBODY).gid(NOBODY).current_dir(folder);
+    command
 }

@@ -24,10 +24,11 @@ const ENVIRONMENT: [(&str, &str); 3] = [
 ];
 
 /// File system and where it goes. One that this kernel lacks is told and left out.
-const MOUNTS: [(&str, &str); 8] = [
+const MOUNTS: [(&str, &str); 9] = [
     ("proc", "/proc"),
     ("sysfs", "/sys"),
     ("devtmpfs", "/dev"),
+    ("devpts", "/dev/pts"),
     ("tmpfs", "/dev/shm"),
     ("tmpfs", "/tmp"),
     ("cgroup2", "/sys/fs/cgroup"),

@@ -172,9 +172,7 @@ impl Following<'_> {
         if analysis.looks.is_empty() || analysis.best.is_none() {
             let began = self.exec_ns.unwrap_or(0);
             let now = Duration::from_nanos(monotonic_ns().saturating_sub(began));
-            let alive = self.alive();
-            let polled = alive.iter().map(|&tgid| self.poll_rss(tgid)).sum();
-            self.scan(now, polled, Why::AtRest)?;
+            self.scan(now, Why::AtRest)?;
         }
         Ok(())
     }
