@@ -3,10 +3,7 @@
 use std::{
     fs,
     io::Write,
-    os::unix::{
-        fs::{MetadataExt, PermissionsExt, chown},
-        process::CommandExt,
-    },
+    os::unix::fs::{MetadataExt, PermissionsExt, chown},
     path::Path,
     process::{Command, Output, Stdio},
 };
