@@ -96,8 +96,24 @@ fn rules(run: &Run) -> BTreeMap<String, u64> {
     rules
 }
 
+/// Whether `VmFlags` tell that a mapping was made by `MAP_STACK` (`nh`): since Linux 6.7. Before, the stack that a
+/// thread has left looks like any other memory.
+fn stacks_can_be_told() -> bool {
+    let release = fs::read_to_string("/proc/sys/kernel/osrelease").expect("every Linux has it");
+    let mut numbers = release
+        .split(|it: char| !it.is_ascii_digit())
+        .map(|it| it.parse::<u32>().unwrap_or(0));
+    (numbers.next(), numbers.next()) >= (Some(6), Some(7))
+}
+
 /// The same process at the same moment, once with every call seen from its start and once without.
 fn assert_same_as_run(name: &str, args: &[&str]) {
+    if !stacks_can_be_told() {
+        eprintln!(
+            "SKIPPED: this kernel does not tell stacks that no thread runs on (6.7 and later do)"
+        );
+        return;
+    }
     let program = build(name);
     let command = [&[program.to_str().expect("UTF-8")], args].concat();
     let profiling = Profiling::start(1, &command);
@@ -147,9 +163,16 @@ fn a_peak_since_attach_is_exact_however_short() {
         eprintln!("SKIPPED: no page ledger here");
         return;
     }
-    let is_spike = |row: &&Region| row.length_bytes == 20 * MIB && row.resident_bytes == 20 * MIB;
-    assert!(peak.regions.iter().any(|row| is_spike(&row)), "the spike");
-    assert!(peak.rss_bytes > 20 * MIB);
+    // Before Linux 6.2 a moment shortly before may be taken for the peak, which the bound tells.
+    let bound = peak.error_bound_bytes;
+    let is_spike =
+        |row: &&Region| row.length_bytes == 20 * MIB && row.resident_bytes + bound >= 20 * MIB;
+    assert!(
+        peak.regions.iter().any(|row| is_spike(&row)),
+        "the spike: bound {bound}, {:?}",
+        peak.regions
+    );
+    assert!(peak.rss_bytes + bound > 20 * MIB);
     let attached = run.attached.expect("it ran before");
     assert_eq!(attached.ended_by, AttachEnd::Duration);
     assert_eq!((attached.processes_at_attach, run.exit_status), (1, None));
@@ -157,7 +180,8 @@ fn a_peak_since_attach_is_exact_however_short() {
 
 #[test]
 fn its_end_ends_the_following() {
-    let mut standing = Standing::start("spikes", &[]);
+    // So many that it stands still for long enough to be seen.
+    let mut standing = Standing::start("thread_stacks", &["1000", "3"]);
     let folder = tempfile::tempdir().expect("a folder");
     let result = folder.path().join("result.json");
     let pid = standing.pid();
