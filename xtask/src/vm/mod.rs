@@ -34,7 +34,7 @@ pub struct Options {
     versions: Vec<String>,
 
     /// Seconds after which a guest counts as hung and is killed
-    #[arg(long, default_value_t = 900)]
+    #[arg(long, default_value_t = 1200)]
     timeout: u64,
 
     /// Only tests whose name holds this
