@@ -19,24 +19,8 @@ fn replayed(name: &str) -> Run {
     let path = recordings().join(name).with_extension("log");
     let file = fs::File::open(&path).expect("a recording");
     let entries = log::read(BufReader::new(file)).expect("a log");
-    replay(entries, &job(name)).expect("it begins with its root")
-}
-
-fn job(name: &str) -> Job {
-    Job {
-        program: name.into(),
-        label: name.into(),
-        colour: None,
-        version: String::new(),
-        command: vec![name.into()],
-        environment: Vec::new(),
-        directory: None,
-        contract: None,
-        repeat: 0,
-        ask_for_books: false,
-        threads: None,
-        raises: Default::default(),
-    }
+    replay(entries, &Job::of_command(vec![name.into()], Vec::new()))
+        .expect("it begins with its root")
 }
 
 fn recordings() -> &'static Path {
@@ -104,7 +88,11 @@ fn exec_and_fork() {
 
 #[test]
 fn a_log_without_its_beginning_is_refused() {
-    let error = replay(Vec::new(), &job("nothing")).expect_err("nothing was recorded");
+    let error = replay(
+        Vec::new(),
+        &Job::of_command(vec!["nothing".into()], Vec::new()),
+    )
+    .expect_err("nothing was recorded");
     assert_eq!(
         error.to_string(),
         "an event log begins with the process that was launched"

@@ -405,15 +405,22 @@ mod tests {
         }
     }
 
-    #[test]
-    fn parts_are_read_in_their_order_and_only_from_resident_pages() {
+    /// The words 0 to 4,999 in our own memory, and the pages that they are on.
+    fn words_of_ours() -> (Vec<u64>, [ResidentRange; 1]) {
         let words: Vec<u64> = (0..5000).collect();
         let start = words.as_ptr() as u64;
-        let resident = [ResidentRange {
+        let resident = ResidentRange {
             start: start & !(PAGE - 1),
             end: (start + 40_000).next_multiple_of(PAGE),
             file: false,
-        }];
+        };
+        (words, [resident])
+    }
+
+    #[test]
+    fn parts_are_read_in_their_order_and_only_from_resident_pages() {
+        let (words, resident) = words_of_ours();
+        let start = words.as_ptr() as u64;
         let source = Process(std::process::id());
         let memory = Memory::new(&source, &resident);
         // More than one call takes, from the last to the first.
@@ -434,13 +441,8 @@ mod tests {
 
     #[test]
     fn our_own_memory_can_be_read() {
-        let words: Vec<u64> = (0..5000).collect();
+        let (words, resident) = words_of_ours();
         let start = words.as_ptr() as u64;
-        let resident = [ResidentRange {
-            start: start & !(PAGE - 1),
-            end: (start + 40_000).next_multiple_of(PAGE),
-            file: false,
-        }];
         let source = Process(std::process::id());
         let memory = Memory::new(&source, &resident);
         assert_eq!(memory.u64(start + 8 * 4321), Ok(4321));

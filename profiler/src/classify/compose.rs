@@ -252,7 +252,7 @@ fn growths(
     space: &AddressSpace,
     leaves_of: impl Fn(&Range<u64>) -> BTreeMap<Leaf, u64>,
 ) -> Vec<Made> {
-    let Some(MadeBy::Brk(first)) = origin.map(|origin| MadeBy::of(Some(origin))) else {
+    let MadeBy::Brk(first) = MadeBy::of(origin) else {
         return Vec::new();
     };
     let mut growths = space.heap_growths(range).peekable();

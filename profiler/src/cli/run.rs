@@ -7,7 +7,6 @@ use clap::Args;
 use profiler::{
     daemon::Work,
     launch::held::Identity,
-    limits::Raises,
     probes::tier::Tier,
     report::{self, Colour},
     results::{
@@ -123,7 +122,10 @@ pub fn execute(arguments: Arguments) -> Result<u8, Failure> {
     }
     let plan = sweep::plan(&arguments.command, parameter.as_ref(), arguments.runs);
     match plan.map_err(sentence)?.as_slice() {
-        [one] if parameter.is_none() => measuring.job(&job_of(&one.command), &outputs),
+        [one] if parameter.is_none() => measuring.job(
+            &Job::of_command(one.command.clone(), environment()),
+            &outputs,
+        ),
         plan => measuring.sweep(plan, parameter.as_ref(), arguments.runs, &outputs),
     }
 }
@@ -172,7 +174,7 @@ impl Measuring {
             eprintln!("{title}: {}", planned.command.join(" "));
             let job = Job {
                 repeat: planned.repeat,
-                ..job_of(&planned.command)
+                ..Job::of_command(planned.command.clone(), environment())
             };
             let mut run = match self.run(&job) {
                 Ok(run) => run,
@@ -293,25 +295,4 @@ fn environment() -> Vec<(String, String)> {
             .flat_map(|user| user.environment),
     );
     environment.into_iter().collect()
-}
-
-fn job_of(command: &[String]) -> Job {
-    let name = command
-        .first()
-        .and_then(|name| name.rsplit('/').next())
-        .unwrap_or_default();
-    Job {
-        program: name.to_owned(),
-        label: name.to_owned(),
-        colour: None,
-        version: String::new(),
-        command: command.to_vec(),
-        environment: environment(),
-        directory: None,
-        contract: None,
-        repeat: 0,
-        ask_for_books: false,
-        threads: None,
-        raises: Raises::default(),
-    }
 }

@@ -109,15 +109,19 @@ pub enum LowerEnd {
 }
 
 impl ProcessTree {
-    /// Starts with one process of one thread, about to exec. Until it does, its memory is unknown.
-    pub fn new(root_tgid: u32) -> Self {
-        let mut tree = ProcessTree {
+    fn empty() -> Self {
+        ProcessTree {
             processes: Vec::new(),
             live: HashMap::new(),
             spaces: BTreeMap::new(),
             next_space: 0,
             orphan_events: 0,
-        };
+        }
+    }
+
+    /// Starts with one process of one thread, about to exec. Until it does, its memory is unknown.
+    pub fn new(root_tgid: u32) -> Self {
+        let mut tree = ProcessTree::empty();
         let space = tree.add_space(AddressSpace::unknown());
         tree.add_process(Process {
             tgid: root_tgid,
@@ -135,13 +139,7 @@ impl ProcessTree {
 
     /// Starts with processes that run already, the one that is asked about first.
     pub fn of_standing(standing: &[Standing]) -> Self {
-        let mut tree = ProcessTree {
-            processes: Vec::new(),
-            live: HashMap::new(),
-            spaces: BTreeMap::new(),
-            next_space: 0,
-            orphan_events: 0,
-        };
+        let mut tree = ProcessTree::empty();
         for process in standing {
             tree.stands(process);
         }

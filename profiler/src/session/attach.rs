@@ -16,7 +16,6 @@ use crate::{
         existing::Existing,
         group::{Known, TargetGroup},
     },
-    limits::Raises,
     probes::{
         attach::{Probes, Sizes, Whom},
         object_sizes::ObjectSizes,
@@ -96,22 +95,15 @@ fn follow_all(probes: &mut Probes, group: &TargetGroup) -> Result<(), SessionErr
 
 fn job_of(process: &Existing) -> Job {
     let (command, environment) = follow::command_and_environment(process.pid);
-    let name = command
-        .first()
-        .and_then(|name| name.rsplit('/').next())
-        .map_or_else(|| process.pid.to_string(), str::to_owned);
+    let job = Job::of_command(command, environment);
+    if !job.command.is_empty() {
+        return job;
+    }
+    // Its arguments are gone: it has exited, or has overwritten them.
+    let name = process.pid.to_string();
     Job {
         program: name.clone(),
         label: name,
-        colour: None,
-        version: String::new(),
-        command,
-        environment,
-        directory: None,
-        contract: None,
-        repeat: 0,
-        ask_for_books: false,
-        threads: None,
-        raises: Raises::default(),
+        ..job
     }
 }

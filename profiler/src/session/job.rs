@@ -39,6 +39,31 @@ pub struct Job {
     pub raises: Raises,
 }
 
+impl Job {
+    /// Any command, named after its executable; without a name where it has none.
+    pub fn of_command(command: Vec<String>, environment: Vec<(String, String)>) -> Job {
+        let name = command
+            .first()
+            .and_then(|name| name.rsplit('/').next())
+            .unwrap_or_default()
+            .to_owned();
+        Job {
+            program: name.clone(),
+            label: name,
+            colour: None,
+            version: String::new(),
+            command,
+            environment,
+            directory: None,
+            contract: None,
+            repeat: 0,
+            ask_for_books: false,
+            threads: None,
+            raises: Raises::default(),
+        }
+    }
+}
+
 /// `PROGRAM N SECONDS`: N tasks, all alive at once, each waiting so many seconds.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub struct Contract {

@@ -184,16 +184,11 @@ fn a_peak_since_attach_is_exact_however_short() {
     assert_eq!((attached.processes_at_attach, run.exit_status), (1, None));
 }
 
-#[test]
-fn its_end_ends_the_following() {
-    // So many that it stands still for long enough to be seen.
-    let mut standing = Standing::start("thread_stacks", &["1000", "3"]);
-    let folder = tempfile::tempdir().expect("a folder");
-    let result = folder.path().join("result.json");
-    let pid = standing.pid();
+/// A profiler that has just stopped the process that it attaches to; `None`, which is said, where no stop is seen.
+fn stopping(standing: &Standing, result: &Path) -> Option<Child> {
     let profiler = Command::new(env!("CARGO_BIN_EXE_profiler"))
-        .args(["attach", "--pid", &pid.to_string(), "-o"])
-        .arg(&result)
+        .args(["attach", "--pid", &standing.pid().to_string(), "-o"])
+        .arg(result)
         .stderr(Stdio::null())
         .spawn();
     let mut profiler = profiler.expect("the profiler starts");
@@ -204,9 +199,21 @@ fn its_end_ends_the_following() {
             profiler.wait().expect("it ends");
             // On one CPU, whoever looks runs while nobody is stopped.
             eprintln!("SKIPPED: no stop was long enough to be seen here");
-            return;
+            return None;
         }
     }
+    Some(profiler)
+}
+
+#[test]
+fn its_end_ends_the_following() {
+    // So many that it stands still for long enough to be seen.
+    let mut standing = Standing::start("thread_stacks", &["1000", "3"]);
+    let folder = tempfile::tempdir().expect("a folder");
+    let result = folder.path().join("result.json");
+    let Some(mut profiler) = stopping(&standing, &result) else {
+        return;
+    };
     drop(standing.child.stdin.take());
     assert!(profiler.wait().expect("it ends").success());
     let run = read_run(&result);
@@ -232,22 +239,9 @@ fn it_goes_on_when_the_profiler_is_killed_while_it_stands_still() {
     let standing = Standing::start("thread_stacks", &["1000", "3"]);
     let pid = standing.pid();
     let folder = tempfile::tempdir().expect("a folder");
-    let profiler = Command::new(env!("CARGO_BIN_EXE_profiler"))
-        .args(["attach", "--pid", &pid.to_string(), "-o"])
-        .arg(folder.path().join("result.json"))
-        .stderr(Stdio::null())
-        .spawn();
-    let mut profiler = profiler.expect("the profiler starts");
-    let deadline = Instant::now() + Duration::from_secs(60);
-    while standing.status("TracerPid:") == "0" {
-        if Instant::now() > deadline {
-            profiler.kill().expect("alive");
-            profiler.wait().expect("it ends");
-            // On one CPU, whoever looks runs while nobody is stopped.
-            eprintln!("SKIPPED: no stop was long enough to be seen here");
-            return;
-        }
-    }
+    let Some(mut profiler) = stopping(&standing, &folder.path().join("result.json")) else {
+        return;
+    };
     kill(Pid::from_raw(profiler.id().cast_signed()), Signal::SIGKILL).expect("alive");
     profiler.wait().expect("it ends");
     until("its end", || {
