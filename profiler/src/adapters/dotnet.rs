@@ -1,13 +1,13 @@
 //! .NET: objects and free memory in the heap of CoreCLR's collector.
 //!
 //! The collector tells debuggers where its structures are, in a versioned table (`struct GcDacVars`,
-//! src/gc/gcinterface.dac.h and gcinterface.dacvars.def of CoreCLR 3.1, interface 1). A heap is segments:
+//! src/coreclr/gc/gcinterface.dac.h and gcinterface.dacvars.def of dotnet/runtime). Two versions of it are known:
+//! that of CoreCLR 3.1 ([`segments`]) and that of .NET 9 ([`regions`]). Either way the heap is a list of
+//! stretches, each the same inside:
 //!
 //! ```text
-//! generation_table[2].start_segment -> segment -> ... -> the ephemeral one   (small objects)
-//! generation_table[3].start_segment -> segment -> ...                        (large objects)
+//! mem |objects, one behind the other| allocated ... committed ... reserved
 //!
-//! segment   mem |objects, one behind the other| allocated ... committed ... reserved
 //! object    method table | fields, or the number of elements and the elements
 //! ```
 //!
@@ -15,12 +15,17 @@
 //! that it has not found yet look like any other. A thread allocates from a stretch of zeros, whose rest is
 //! stepped over to the next object.
 //!
-//! Only the workstation collector, and CoreCLR 3.1, whose library keeps its symbols. Later ones are
-//! stripped: their heap stays undivided.
+//! Only the workstation collector.
+
+mod regions;
+mod segments;
+
+use std::ops::Range;
 
 use super::{
     Books, Refusal, Target, elf,
     memory::{Memory, Words},
+    view::View,
     workers,
 };
 use crate::classify::{
@@ -30,35 +35,16 @@ use crate::classify::{
 };
 
 const LIBRARY: &str = "libcoreclr.so";
-const TABLE: &str = "g_gc_dac_vars";
-const FREE_OBJECT: &str = "g_gc_pFreeObjectMethodTable";
 
-/// `major_version_number`: raised when a variable or a type changes.
-const INTERFACE: u8 = 1;
-/// `GcDacVars`: major and minor version, size of a generation, then a pointer to each variable.
-const GENERATION_SIZE: u64 = 8;
-const VARIABLES: u64 = 16;
-/// Places in the list of variables (gcinterface.dacvars.def).
-mod variable {
-    pub const GENERATIONS: u64 = 3;
-    pub const HIGHEST_GENERATION: u64 = 4;
-    pub const EPHEMERAL_SEGMENT: u64 = 7;
-    pub const ALLOCATED: u64 = 12;
-    /// Null unless the server collector runs, which has several heaps.
-    pub const HEAPS: u64 = 20;
-    pub const INVALID: u64 = 21;
-}
-/// `dac_generation`: `gc_alloc_context` of 56 bytes, then the first segment.
-const START_SEGMENT: u64 = 56;
-/// `dac_heap_segment`.
+/// More than any heap has; a list that is longer goes in circles.
+const MOST_SEGMENTS: usize = 65_536;
+/// `dac_heap_segment` (gcinterface.dac.h), the same in both interfaces.
 mod segment {
     pub const ALLOCATED: u64 = 0;
     pub const COMMITTED: u64 = 8;
     pub const MEM: u64 = 32;
     pub const NEXT: u64 = 48;
 }
-/// More than any heap has; a list that is longer goes in circles.
-const MOST_SEGMENTS: usize = 65_536;
 /// `MethodTable`: flags and size of an element in the first word, size of an object in the second
 /// (src/vm/methodtable.h).
 const HAS_ELEMENTS: u32 = 0x8000_0000;
@@ -76,18 +62,23 @@ pub fn divide(target: &Target, into: &mut DivisionBuilder) -> Result<Option<Book
     if target.runtime != Runtime::Dotnet {
         return Ok(None);
     }
-    let Some(found) = elf::addresses(target.process, LIBRARY, |name| {
-        [TABLE, FREE_OBJECT].contains(&name)
-    })?
-    else {
+    let wanted = |name: &str| segments::SYMBOLS.contains(&name) || regions::SYMBOLS.contains(&name);
+    let Some(found) = elf::addresses(target.process, LIBRARY, wanted)? else {
         return Ok(None);
     };
-    let address = |name: &str| {
-        let stripped = || Refusal(format!("{LIBRARY} has no symbol {name}; it is stripped"));
-        found.get(name).copied().ok_or_else(stripped)
+    let all = |names: [&str; 2]| Some([*found.get(names[0])?, *found.get(names[1])?]);
+    let heap = if let Some([table, free_object]) = all(segments::SYMBOLS) {
+        segments::read(target.memory, table, target.memory.u64(free_object)?)?
+    } else if let Some([table, descriptor]) = all(regions::SYMBOLS) {
+        let view = View::of_process(target.memory, target.process, |name| name == LIBRARY);
+        regions::read(&view, table, descriptor)?
+    } else {
+        return Err(Refusal(format!(
+            "{LIBRARY} has neither the symbol {} of CoreCLR 3.1 nor {} of .NET 9",
+            segments::SYMBOLS[0],
+            regions::SYMBOLS[1],
+        )));
     };
-    let (table, free_object) = (address(TABLE)?, address(FREE_OBJECT)?);
-    let heap = Heap::read(target.memory, table, target.memory.u64(free_object)?)?;
     let tally = heap.divide(target.memory, into)?;
     Ok(Some(Books::from([
         ("object_bytes".into(), tally.objects),
@@ -104,14 +95,56 @@ struct Heap {
     segments: Vec<Segment>,
     /// Method table of free objects.
     free_object: u64,
+    /// Committed memory that is kept for the next objects and holds none.
+    spare: Vec<Range<u64>>,
 }
 
+/// A stretch of the heap.
 struct Segment {
     mem: u64,
     /// One past the last object.
     allocated: u64,
     /// One past the last byte that may be touched.
     committed: u64,
+}
+
+impl Segment {
+    /// The one that is described at `at`, and where the next one is. `ephemeral` is the one that small objects are
+    /// allocated from, with the end of its objects, which is kept apart.
+    fn read(words: &impl Words, at: u64, ephemeral: (u64, u64)) -> Result<(Segment, u64), Refusal> {
+        let field = |offset: u64| words.u64(at.wrapping_add(offset));
+        let segment = Segment {
+            mem: field(segment::MEM)?,
+            allocated: match at == ephemeral.0 {
+                true => ephemeral.1,
+                false => field(segment::ALLOCATED)?,
+            },
+            committed: field(segment::COMMITTED)?,
+        };
+        let in_order = segment.mem <= segment.allocated && segment.allocated <= segment.committed;
+        match in_order && segment.mem > 0 {
+            true => Ok((segment, field(segment::NEXT)?)),
+            false => Err(Refusal(format!("there is no sound segment at {at:#x}"))),
+        }
+    }
+
+    /// All of a list that begins at `at`, behind those that are there already.
+    fn read_list(
+        words: &impl Words,
+        mut at: u64,
+        ephemeral: (u64, u64),
+        into: &mut Vec<Segment>,
+    ) -> Result<(), Refusal> {
+        while at != 0 {
+            if into.len() >= MOST_SEGMENTS {
+                return Err(Refusal("a list of segments goes in circles".into()));
+            }
+            let (segment, next) = Segment::read(words, at, ephemeral)?;
+            into.push(segment);
+            at = next;
+        }
+        Ok(())
+    }
 }
 
 #[derive(Default)]
@@ -141,62 +174,6 @@ struct Found {
 }
 
 impl Heap {
-    fn read(memory: &Memory, table: u64, free_object: u64) -> Result<Heap, Refusal> {
-        let version = memory.u8(table)?;
-        if version != INTERFACE {
-            return Err(Refusal(format!(
-                "interface {version} of the collector is not known; {INTERFACE} is"
-            )));
-        }
-        let variable = |place: u64| memory.u64(table.wrapping_add(VARIABLES + 8 * place));
-        if memory.u32(variable(variable::INVALID)?)? != 0 {
-            return Err(Refusal("in the middle of a collection".into()));
-        }
-        if variable(variable::HEAPS)? != 0 {
-            return Err(Refusal(
-                "the server collector runs, only workstation's is known".into(),
-            ));
-        }
-        let generation_bytes = memory.u64(table.wrapping_add(GENERATION_SIZE))?;
-        let highest = u64::from(memory.u32(variable(variable::HIGHEST_GENERATION)?)?);
-        if highest != 2 || !(START_SEGMENT + 8..4096).contains(&generation_bytes) {
-            return Err(Refusal(format!(
-                "{highest} generations of {generation_bytes} bytes are not those of CoreCLR 3.1"
-            )));
-        }
-        let generations = variable(variable::GENERATIONS)?;
-        let ephemeral = memory.u64(variable(variable::EPHEMERAL_SEGMENT)?)?;
-        let ephemeral_end = memory.u64(variable(variable::ALLOCATED)?)?;
-        let mut segments = Vec::new();
-        // Small objects of all generations, then the large ones.
-        for generation in [highest, highest + 1] {
-            let mut at = memory
-                .u64(generations.wrapping_add(generation * generation_bytes + START_SEGMENT))?;
-            while at != 0 {
-                let segment = Segment {
-                    mem: memory.u64(at.wrapping_add(segment::MEM))?,
-                    allocated: match at == ephemeral {
-                        true => ephemeral_end,
-                        false => memory.u64(at.wrapping_add(segment::ALLOCATED))?,
-                    },
-                    committed: memory.u64(at.wrapping_add(segment::COMMITTED))?,
-                };
-                let in_order = at < segment.mem
-                    && segment.mem <= segment.allocated
-                    && segment.allocated <= segment.committed;
-                if !in_order || segments.len() >= MOST_SEGMENTS {
-                    return Err(Refusal(format!("there is no sound segment at {at:#x}")));
-                }
-                segments.push(segment);
-                at = memory.u64(at.wrapping_add(segment::NEXT))?;
-            }
-        }
-        Ok(Heap {
-            segments,
-            free_object,
-        })
-    }
-
     fn divide(&self, memory: &Memory, into: &mut DivisionBuilder) -> Result<Tally, Refusal> {
         let shared = memory.shared();
         let found = workers::share(&self.segments, |queue| {
@@ -215,6 +192,10 @@ impl Heap {
             tally.committed = tally
                 .committed
                 .saturating_add(segment.committed - segment.mem);
+        }
+        for spare in &self.spare {
+            into.add(spare.clone(), Leaf::HeapFree);
+            tally.committed = tally.committed.saturating_add(spare.end - spare.start);
         }
         Ok(tally)
     }

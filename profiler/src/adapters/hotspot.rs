@@ -20,10 +20,10 @@ mod heap;
 mod klass;
 mod tables;
 
-use super::{Books, Refusal, Target, memory::Words};
+use super::{Books, Refusal, Target, memory::Words, view::View};
 use crate::classify::{division::DivisionBuilder, runtime::Runtime};
 use klass::Headers;
-use tables::{Exports, Flags, Tables, View};
+use tables::{Exports, Flags, Tables};
 
 /// Versions on which this was checked, and those between.
 const VERSIONS: std::ops::RangeInclusive<u32> = 17..=25;
@@ -36,7 +36,7 @@ pub fn divide(target: &Target, into: &mut DivisionBuilder) -> Result<Option<Book
     let Some(exports) = tables::exports(target.process)? else {
         return Ok(None);
     };
-    let view = View::of_process(target.memory, target.process);
+    let view = View::of_process(target.memory, target.process, tables::is_file_of_jvm);
     let mut books = divide_machine(&view, &exports, into)?;
     books.extend(resident(target));
     Ok(Some(books))

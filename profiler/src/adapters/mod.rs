@@ -20,6 +20,7 @@ pub mod hotspot;
 pub mod memory;
 pub mod stacks;
 pub mod v8;
+mod view;
 mod workers;
 
 use std::{

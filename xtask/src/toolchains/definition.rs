@@ -48,7 +48,12 @@ pub struct Provision {
     #[serde(default)]
     pub debian: Vec<String>,
     /// A wheel of the Python package index to unpack.
-    pub wheel: Option<Wheel>,
+    pub wheel: Option<Package>,
+    /// A package of the npm registry of which to unpack `files`.
+    pub npm: Option<Package>,
+    /// Patterns of the npm package's files, by the folder of the copy that they go to.
+    #[serde(default)]
+    pub files: BTreeMap<String, Vec<String>>,
     /// Debian packages that give the toolchain when installed on the system; `debian` unless said otherwise.
     #[serde(default)]
     pub install: Vec<String>,
@@ -60,15 +65,15 @@ pub struct Provision {
     pub environment: BTreeMap<String, String>,
 }
 
-/// One pinned wheel. Serialised again, it is part of the unpacked copy's name.
+/// One pinned package. Serialised again, it is part of the unpacked copy's name.
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct Wheel {
+pub struct Package {
     /// The package's name.
     pub package: String,
     /// The exact version.
     pub version: String,
-    /// The SHA-256 of the wheel in lower-case hex, by processor architecture (`x86_64`, `aarch64`).
+    /// The SHA-256 of its file in lower-case hex, by processor architecture (`x86_64`, `aarch64`).
     pub sha256: BTreeMap<String, String>,
 }
 
@@ -104,17 +109,27 @@ fn parse(text: &str) -> Result<Definition> {
         );
     }
     let provision = &definition.provision;
+    let sources = [
+        !provision.debian.is_empty(),
+        provision.wheel.is_some(),
+        provision.npm.is_some(),
+    ];
     ensure!(
-        provision.debian.is_empty() || provision.wheel.is_none(),
-        "both `provision.debian` and `provision.wheel` are given, expected one of them"
+        sources.into_iter().filter(|&given| given).count() <= 1,
+        "more than one of `provision.debian`, `provision.wheel` and `provision.npm` is given, expected one"
     );
-    for (architecture, sha256) in provision.wheel.iter().flat_map(|wheel| &wheel.sha256) {
+    ensure!(
+        provision.npm.is_some() != provision.files.is_empty(),
+        "`provision.files` belongs to `provision.npm`, expected both or neither"
+    );
+    let packages = provision.wheel.iter().chain(&provision.npm);
+    for (architecture, sha256) in packages.flat_map(|package| &package.sha256) {
         ensure!(
             sha256.len() == 64
                 && sha256
                     .bytes()
                     .all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f')),
-            "`provision.wheel.sha256.{architecture}` is {sha256:?}, expected 64 lower-case hex digits"
+            "`sha256.{architecture}` of the package is {sha256:?}, expected 64 lower-case hex digits"
         );
     }
     Ok(definition)
@@ -186,7 +201,7 @@ impl Find {
     }
 }
 
-impl Wheel {
+impl Package {
     /// The checksum for this machine's processor.
     pub fn sha256_here(&self) -> Result<&str> {
         let here = std::env::consts::ARCH;

@@ -7,6 +7,7 @@ mod apt;
 mod command;
 mod debian;
 mod definition;
+mod npm;
 mod search;
 mod store;
 mod variables;
@@ -103,6 +104,10 @@ impl Shop<'_> {
         }
         if let Some(wheel) = &provision.wheel {
             let tree = wheel::unpacked(self, id, definition, wheel)?;
+            return definition.in_tree(&tree).map(Some);
+        }
+        if let Some(package) = &provision.npm {
+            let tree = npm::unpacked(self, id, package, &provision.files)?;
             return definition.in_tree(&tree).map(Some);
         }
         Ok(None)

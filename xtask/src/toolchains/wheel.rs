@@ -5,11 +5,16 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, ensure};
 
-use super::definition::{Definition, Wheel};
+use super::definition::{Definition, Package};
 use super::{Command, Shop, Toolchain, store};
 
 /// The unpacked wheel.
-pub fn unpacked(shop: &Shop, id: &str, definition: &Definition, wheel: &Wheel) -> Result<PathBuf> {
+pub fn unpacked(
+    shop: &Shop,
+    id: &str,
+    definition: &Definition,
+    wheel: &Package,
+) -> Result<PathBuf> {
     let sha256 = wheel.sha256_here()?;
     store::copy(shop.folder, id, &definition.made_from(), |tree| {
         let pip = Pip(shop.obtain("pip")?);

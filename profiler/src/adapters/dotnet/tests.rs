@@ -1,6 +1,9 @@
 //! A literal heap of the collector: two segments and a few objects.
 
-use super::*;
+use super::{
+    segments::{GENERATION_SIZE, INTERFACE, START_SEGMENT, VARIABLES, variable},
+    *,
+};
 use crate::units::PAGE;
 use crate::{adapters::memory::fake::Fake, classify::division::Division};
 use std::collections::BTreeMap;
@@ -75,7 +78,7 @@ fn heap() -> Fake {
 fn divided(fake: &Fake) -> Result<(Division, Tally), Refusal> {
     let resident = fake.resident();
     let memory = Memory::new(fake, &resident);
-    let heap = Heap::read(&memory, TABLE_AT, FREE)?;
+    let heap = segments::read(&memory, TABLE_AT, FREE)?;
     let mut into = DivisionBuilder::default();
     let tally = heap.divide(&memory, &mut into)?;
     Ok((into.build().expect("no overlap"), tally))
@@ -141,7 +144,7 @@ fn what_is_not_understood_is_refused() {
     // A segment that leads to itself.
     says(
         &|fake| fake.put(LARGE + segment::NEXT, LARGE),
-        "no sound segment",
+        "goes in circles",
     );
     says(&|fake| fake.put(SMALL + 0x1000, 0x999), "no method table");
     says(&|fake| fake.put(TASK, u64::MAX << 36), "bytes long");
@@ -166,7 +169,7 @@ proptest::proptest! {
         fake.put(at, word);
         let resident = fake.resident();
         let memory = Memory::new(&fake, &resident);
-        if let Ok(heap) = Heap::read(&memory, TABLE_AT, FREE) {
+        if let Ok(heap) = segments::read(&memory, TABLE_AT, FREE) {
             let mut into = DivisionBuilder::default();
             let _ = heap.divide(&memory, &mut into);
             let _ = into.build();

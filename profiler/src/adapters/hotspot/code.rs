@@ -4,12 +4,9 @@
 //! with its length and whether it is used; behind the last block there is nothing. A map with a byte a
 //! segment tells the same: 0 where a block begins, 0xFF where none ever was or is any more.
 
-use super::{
-    klass::WORD,
-    tables::{Tables, View},
-};
+use super::{klass::WORD, tables::Tables};
 use crate::{
-    adapters::{Refusal, memory::Words},
+    adapters::{Refusal, memory::Words, view::View},
     classify::{Leaf, division::DivisionBuilder},
 };
 

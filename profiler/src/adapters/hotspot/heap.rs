@@ -14,10 +14,10 @@ use std::{ops::Range, sync::Arc};
 
 use super::{
     klass::{Classes, Headers, WORD},
-    tables::{Flags, Tables, View},
+    tables::{Flags, Tables},
 };
 use crate::{
-    adapters::{Refusal, memory::Words, workers},
+    adapters::{Refusal, memory::Words, view::View, workers},
     classify::{
         Leaf,
         division::{DivisionBuilder, Runs},

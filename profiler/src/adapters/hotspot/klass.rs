@@ -12,7 +12,8 @@
 
 use std::{cell::RefCell, collections::HashMap};
 
-use super::tables::{Flags, Tables, View};
+use super::tables::{Flags, Tables};
+use crate::adapters::view::View;
 use crate::adapters::{Refusal, memory::Words};
 
 /// Bytes of a word.

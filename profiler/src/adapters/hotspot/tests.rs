@@ -2,7 +2,10 @@
 
 use super::*;
 use crate::{
-    adapters::memory::{Memory, Words, fake::Fake},
+    adapters::{
+        memory::{Memory, Words, fake::Fake},
+        view::Files,
+    },
     classify::{
         Leaf,
         division::{Division, DivisionBuilder},
@@ -308,7 +311,7 @@ impl Machine {
         let memory = Memory::new(&self.fake, &resident);
         let mut into = DivisionBuilder::default();
         let books = divide_machine(
-            &View::new(&memory, tables::Files::default()),
+            &View::new(&memory, Files::default()),
             &self.exports,
             &mut into,
         )?;
