@@ -16,6 +16,8 @@
 //! What glibc's own `mallinfo2` calls in use includes the chunks that a thread keeps for itself
 //! (tcache); they hold nothing, so they count as free here, and stand in the books by themselves.
 
+mod row;
+
 use std::{
     collections::{BTreeSet, HashSet},
     iter::Peekable,
@@ -25,10 +27,8 @@ use super::{
     Books, Refusal, Target,
     memory::{Memory, Unreadable, Words},
 };
-use crate::classify::{
-    Leaf,
-    division::{DivisionBuilder, Runs},
-};
+use crate::classify::{Leaf, division::DivisionBuilder};
+use row::{Chunk, Row};
 
 /// Heaps of arenas lie at multiples of this (`HEAP_MAX_SIZE`, malloc/arena.c; twice
 /// `DEFAULT_MMAP_THRESHOLD_MAX`).
@@ -68,14 +68,6 @@ struct Heap {
     arena: Option<u64>,
 }
 
-/// A chunk, as the walk finds it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct Chunk {
-    at: u64,
-    size: u64,
-    in_use: bool,
-}
-
 /// Divides the program break and the heaps of arenas.
 pub fn divide(target: &Target, into: &mut DivisionBuilder) -> Result<Option<Books>, Refusal> {
     let heaps = heaps(target)?;
@@ -86,7 +78,7 @@ pub fn divide(target: &Target, into: &mut DivisionBuilder) -> Result<Option<Book
         true => Leaf::VmMalloc,
         false => Leaf::MallocUsed,
     };
-    let mut chunks = Vec::new();
+    let mut chunks = Row::default();
     let mut tops = HashSet::new();
     for heap in &heaps {
         let top = walk(target.memory, heap, &mut chunks)?;
@@ -96,8 +88,7 @@ pub fn divide(target: &Target, into: &mut DivisionBuilder) -> Result<Option<Book
     let fast = fast_chunks(target, &heaps, &tops)?;
     let (mut cached, mut fast) = (cached.into_iter().peekable(), fast.into_iter().peekable());
     let mut books = Tally::default();
-    let mut runs = Runs::default();
-    for chunk in &chunks {
+    for chunk in chunks.iter() {
         let range = chunk.at..chunk.at + chunk.size;
         let kept = reaches(&mut cached, chunk.at);
         books.cached += if kept { chunk.size } else { 0 };
@@ -109,9 +100,8 @@ pub fn divide(target: &Target, into: &mut DivisionBuilder) -> Result<Option<Book
             books.in_use += chunk.size;
             books.blocks += 1;
         }
-        runs.add(range, if free || kept { Leaf::HeapFree } else { used });
+        into.add(range, if free || kept { Leaf::HeapFree } else { used });
     }
-    into.add_runs(runs);
     for heap in heaps.iter().filter(|heap| heap.arena.is_some()) {
         // `heap_info`, and in the first heap `malloc_state`.
         let base = heap.start & !(HEAP_ALIGNMENT - 1);
@@ -184,7 +174,8 @@ fn heaps(target: &Target) -> Result<Vec<Heap>, Refusal> {
         // The arena lies behind the `heap_info` of its first heap, so that tells how long one is: 0x20
         // bytes, 0x30 since 2.35.
         let info = arena % HEAP_ALIGNMENT;
-        if !(0x20..=0x40).contains(&info) || size > HEAP_ALIGNMENT || size <= info {
+        let fits = size.is_multiple_of(ALIGNMENT) && size <= HEAP_ALIGNMENT && size > info;
+        if !(0x20..=0x40).contains(&info) || !fits {
             return Err(Refusal(format!(
                 "{base:#x} does not look like a heap of glibc"
             )));
@@ -205,7 +196,7 @@ fn heaps(target: &Target) -> Result<Vec<Heap>, Refusal> {
 }
 
 /// Appends the chunks of a heap; its top chunk, if it has one: the others end with a fence.
-fn walk(memory: &Memory, heap: &Heap, chunks: &mut Vec<Chunk>) -> Result<Option<u64>, Refusal> {
+fn walk(memory: &Memory, heap: &Heap, chunks: &mut Row) -> Result<Option<u64>, Refusal> {
     let mut at = heap.start;
     let mut head = memory.u64(at + 8)?;
     loop {
@@ -245,7 +236,7 @@ fn walk(memory: &Memory, heap: &Heap, chunks: &mut Vec<Chunk>) -> Result<Option<
 
 /// Addresses of the chunks that threads keep for themselves, in order. A thread's lists are in a chunk of one
 /// size, which other data may have too: so each of its words has to be right.
-fn cached_by_threads(memory: &Memory, chunks: &[Chunk]) -> Result<Vec<u64>, Unreadable> {
+fn cached_by_threads(memory: &Memory, chunks: &Row) -> Result<Vec<u64>, Unreadable> {
     let candidates = chunks
         .iter()
         .filter(|chunk| chunk.in_use && chunk.size == TCACHE_CHUNK);
@@ -264,7 +255,7 @@ fn cached_by_threads(memory: &Memory, chunks: &[Chunk]) -> Result<Vec<u64>, Unre
 fn thread_cache(
     memory: &Memory,
     address: u64,
-    chunks: &[Chunk],
+    chunks: &Row,
 ) -> Result<Option<Vec<u64>>, Unreadable> {
     let mut found = Vec::new();
     for bin in 0..TCACHE_BINS {
@@ -276,9 +267,8 @@ fn thread_cache(
         for _ in 0..count {
             // An entry is the data of a chunk; bin n holds chunks of 32 + 16 n bytes.
             let at = entry.wrapping_sub(16);
-            let known = chunks.binary_search_by_key(&at, |chunk| chunk.at);
-            let known = known.map(|index| (chunks[index].in_use, chunks[index].size));
-            if known != Ok((true, SMALLEST + ALIGNMENT * bin)) {
+            let known = chunks.find(at).map(|chunk| (chunk.in_use, chunk.size));
+            if known != Some((true, SMALLEST + ALIGNMENT * bin)) {
                 return Ok(None);
             }
             found.push(at);

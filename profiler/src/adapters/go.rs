@@ -188,12 +188,12 @@ fn elsewhere<'a>(
     below: u64,
 ) -> Result<(), Refusal> {
     while let Some(stack) = stacks.next_if(|stack| stack.lo < below) {
-        if matches!(stack.owner, Owner::Goroutine | Owner::EndedGoroutine) {
+        if matches!(stack.owner(), Owner::Goroutine | Owner::EndedGoroutine) {
             return Err(Refusal(format!(
                 "the stack {:#x}..{:#x} of {} is in no span of stacks",
                 stack.lo,
-                stack.hi,
-                stack.owner.name()
+                stack.hi(),
+                stack.owner().name()
             )));
         }
     }
@@ -214,35 +214,35 @@ fn divide_stacks(
     for stack in own {
         let fits = stack.lo >= free_from
             && (stack.lo - span.start).is_multiple_of(each)
-            && stack.hi - stack.lo == each
-            && stack.hi <= span.end;
+            && stack.hi() - stack.lo == each
+            && stack.hi() <= span.end;
         if !fits {
             return Err(Refusal(format!(
                 "the stack {:#x}..{:#x} of {} is none of the span of stacks at {:#x}",
                 stack.lo,
-                stack.hi,
-                stack.owner.name(),
+                stack.hi(),
+                stack.owner().name(),
                 span.start
             )));
         }
         tally.pooled += stack.lo - free_from;
         into.add(free_from..stack.lo, Leaf::HeapFree);
-        free_from = stack.hi;
-        let (unused, used) = match stack.owner {
+        free_from = stack.hi();
+        let (unused, used) = match stack.owner() {
             Owner::Goroutine => (Leaf::TaskStackUnused, Leaf::TaskStack),
             Owner::EndedGoroutine => (Leaf::HeapFree, Leaf::HeapFree),
             Owner::Thread => (Leaf::StackBelowPointer, Leaf::NativeStack),
             Owner::Signals => (Leaf::AlternateStack, Leaf::AlternateStack),
         };
-        let pointer = stack.pointer.unwrap_or(stack.lo);
+        let pointer = stack.pointer().unwrap_or(stack.lo);
         into.add(stack.lo..pointer, unused);
-        into.add(pointer..stack.hi, used);
-        match stack.owner {
+        into.add(pointer..stack.hi(), used);
+        match stack.owner() {
             Owner::Goroutine => {
                 tally.goroutines += 1;
                 tally.goroutine_stacks += each;
-                tally.goroutine_stacks_used += stack.hi - pointer;
-                tally.without_pointer += u64::from(stack.pointer.is_none());
+                tally.goroutine_stacks_used += stack.hi() - pointer;
+                tally.without_pointer += u64::from(stack.pointer().is_none());
             }
             Owner::EndedGoroutine => tally.pooled += each,
             Owner::Thread => tally.thread_stacks += each,
@@ -319,8 +319,8 @@ impl Program<'_> {
         }
     }
 
-    /// The addresses in a slice of pointers. `what` it is, and how many bytes each leads to at least.
-    fn pointers(&self, slice: u64, what: &str, each: u64) -> Result<Vec<u64>, Refusal> {
+    /// A slice of pointers. `what` it is, and how many bytes each leads to at least.
+    fn pointers(&self, slice: u64, what: &str, each: u64) -> Result<Pointers<'_>, Refusal> {
         // A slice is data, length, capacity (runtime/slice.go).
         let word = |number: u64| self.memory.u64(slice.wrapping_add(8 * number));
         let (data, length, capacity) = (word(0)?, word(1)?, word(2)?);
@@ -329,13 +329,42 @@ impl Program<'_> {
                 "{what} at {slice:#x} cannot have {length} elements"
             )));
         }
-        let mut bytes = vec![0; length as usize * 8];
-        self.memory.read(data, &mut bytes)?;
-        let words = bytes.chunks_exact(8).map(|word| {
-            let word = word.try_into().expect("chunks of eight bytes");
-            u64::from_le_bytes(word)
-        });
-        Ok(words.collect())
+        Ok(Pointers {
+            memory: self.memory,
+            data,
+            length,
+        })
+    }
+}
+
+/// A slice of pointers of the program, which is read in parts: it may be as long as there are tasks.
+struct Pointers<'a> {
+    memory: &'a Memory<'a>,
+    data: u64,
+    length: u64,
+}
+
+/// Pointers that are read at once.
+const POINTERS: u64 = 8192;
+
+impl Pointers<'_> {
+    fn length(&self) -> usize {
+        self.length as usize
+    }
+
+    /// The addresses, in the order of the slice.
+    fn parts(&self) -> impl Iterator<Item = Result<Vec<u64>, Unreadable>> + '_ {
+        let firsts = (0..self.length).step_by(POINTERS as usize);
+        firsts.map(|first| {
+            let mut bytes = vec![0; POINTERS.min(self.length - first) as usize * 8];
+            self.memory
+                .read(self.data.wrapping_add(8 * first), &mut bytes)?;
+            let words = bytes.chunks_exact(8).map(|word| {
+                let word = word.try_into().expect("chunks of eight bytes");
+                u64::from_le_bytes(word)
+            });
+            Ok(words.collect())
+        })
     }
 }
 

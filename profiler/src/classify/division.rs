@@ -1,8 +1,8 @@
 //! How the bytes of pages divide among leaves, where an adapter looked inside a heap or a stack.
 //!
 //! Only whole pages are resident, so all that is needed of an allocator's blocks is how many bytes of
-//! each page belong to which leaf. Pages that belong to one leaf as a whole are kept as runs: the blocks
-//! of a million tasks take some megabytes so.
+//! each page belong to which leaf. Pages that are divided alike are kept as one run: the blocks of a million
+//! tasks take some megabytes so, and a million stacks that are used alike next to nothing.
 
 use std::{collections::BTreeMap, ops::Range};
 
@@ -14,7 +14,7 @@ use crate::{
     units::{PAGE, page_ceil, page_floor},
 };
 
-/// Bytes of one leaf on each page of a run. More than one page only where the leaf fills them.
+/// Bytes of one leaf on each page of a run. Those of the same pages stand together, one a leaf: a group.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 struct Part {
     /// Number of the first page.
@@ -38,7 +38,7 @@ const LONGEST_RUN: u64 = u32::MAX as u64;
 /// See the module. Bytes that are in no part keep the leaf of their region.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct Division {
-    /// In the order of pages; runs of more than one page overlap nothing.
+    /// In the order of pages, then of leaves. Parts that share a page are of the same pages.
     parts: Vec<Part>,
 }
 
@@ -70,10 +70,16 @@ impl Runs {
     }
 }
 
-/// Collects ranges of bytes; cheapest when they come in address order.
+/// Collects ranges of bytes; cheapest, in time and in memory, when they come in address order.
 #[derive(Debug, Default)]
 pub struct DivisionBuilder {
+    /// Groups, in the order in which they came; none that is closed has the same parts as the one before it
+    /// where they touch.
     parts: Vec<Part>,
+    /// Where the last group begins, to which bytes of its page are added.
+    open: usize,
+    /// Where the group before that begins.
+    before: usize,
 }
 
 impl DivisionBuilder {
@@ -112,12 +118,16 @@ impl DivisionBuilder {
         }
         let (pages, bytes) = (pages as u32, u16::try_from(bytes).unwrap_or(u16::MAX));
         // The blocks of one page mostly come one after the other, of two or three leaves.
-        let recent = self.parts.iter_mut().rev().take(3);
-        for part in recent {
-            if part.page == page && part.leaf == leaf && part.pages == 1 && pages == 1 {
-                part.bytes = part.bytes.saturating_add(bytes);
-                return;
-            }
+        let open = &mut self.parts[self.open..];
+        if open
+            .first()
+            .is_none_or(|part| part.page != page || part.pages != 1)
+            || pages != 1
+        {
+            self.close();
+        } else if let Some(part) = open.iter_mut().find(|part| part.leaf == leaf) {
+            part.bytes = part.bytes.saturating_add(bytes);
+            return;
         }
         self.parts.push(Part {
             page,
@@ -127,42 +137,133 @@ impl DivisionBuilder {
         });
     }
 
+    /// These bytes are on each of so many pages, of which nothing was said before. The sum of each leaf has room.
+    fn group(&mut self, page: u64, pages: u32, parts: &[Part]) {
+        self.close();
+        for &Part { bytes, leaf, .. } in parts {
+            let mut group = self.parts[self.open..].iter_mut();
+            match group.find(|part| part.leaf == leaf) {
+                Some(part) => part.bytes += bytes,
+                None => self.parts.push(Part {
+                    page,
+                    pages,
+                    bytes,
+                    leaf,
+                }),
+            }
+        }
+    }
+
+    /// The last group is complete: it joins the one before where both are divided alike.
+    fn close(&mut self) {
+        let (before, open) = (self.before, self.open);
+        self.parts[open..].sort_unstable_by_key(|part| part.leaf);
+        let (first, last) = (&self.parts[before..open], &self.parts[open..]);
+        let alike = |(one, other): (&Part, &Part)| {
+            let pages = u64::from(one.pages) + u64::from(other.pages);
+            one.end() == other.page
+                && (one.bytes, one.leaf) == (other.bytes, other.leaf)
+                && pages <= LONGEST_RUN
+        };
+        if first.len() == last.len() && !last.is_empty() && first.iter().zip(last).all(alike) {
+            let pages = last[0].pages;
+            self.parts.truncate(open);
+            for part in &mut self.parts[before..] {
+                part.pages += pages;
+            }
+        } else {
+            self.before = open;
+        }
+        self.open = self.parts.len();
+    }
+
     /// Takes over a division.
-    pub fn append(&mut self, mut other: Division) {
-        self.parts.append(&mut other.parts);
+    pub fn append(&mut self, other: Division) {
+        self.append_builder(DivisionBuilder {
+            parts: other.parts,
+            ..DivisionBuilder::default()
+        });
     }
 
     /// Takes over what another has collected.
     pub fn append_builder(&mut self, mut other: DivisionBuilder) {
-        self.parts.append(&mut other.parts);
+        other.close();
+        self.close();
+        if self.parts.is_empty() {
+            self.parts = other.parts;
+        } else {
+            self.parts.append(&mut other.parts);
+        }
+        (self.open, self.before) = (self.parts.len(), self.parts.len());
     }
 
     /// The division; refused when ranges overlap, as far as that shows: by page.
     pub fn build(mut self) -> Result<Division, Overlap> {
-        self.parts.sort_by_key(|part| (part.page, part.leaf));
-        self.parts.dedup_by(|next, part| {
-            let same = part.page == next.page && part.leaf == next.leaf;
-            let joins = same && part.pages == 1 && next.pages == 1;
-            if joins {
-                part.bytes = part.bytes.saturating_add(next.bytes);
-            }
-            joins
-        });
-        let mut claimed = 0;
-        let mut before: Option<Part> = None;
-        for part in &self.parts {
-            let same_page = before.is_some_and(|before| before.page == part.page);
-            claimed = u64::from(part.bytes) + if same_page { claimed } else { 0 };
-            let in_a_run = before.is_some_and(|before| before.end() > part.page && !same_page);
-            let two_runs = same_page && (part.pages > 1 || before.is_some_and(|it| it.pages > 1));
-            if claimed > PAGE || in_a_run || two_runs {
-                return Err(Overlap {
-                    address: part.page * PAGE,
-                });
-            }
-            before = Some(*part);
+        self.close();
+        if !self.is_in_order() {
+            self = sweep(self.parts)?;
         }
+        let too_many =
+            |group: &[Part]| group.iter().map(|part| u64::from(part.bytes)).sum::<u64>() > PAGE;
+        if let Some(group) = groups(&self.parts).find(|group| too_many(group)) {
+            return Err(Overlap {
+                address: group[0].page * PAGE,
+            });
+        }
+        self.parts.shrink_to_fit();
         Ok(Division { parts: self.parts })
+    }
+
+    /// Every page is in one group, groups are in the order of pages and parts in that of leaves.
+    fn is_in_order(&self) -> bool {
+        let mut end = 0;
+        groups(&self.parts).all(|group| {
+            let first = group[0];
+            let follows = first.page >= end;
+            end = first.end();
+            let same_pages = group.iter().all(|part| part.pages == first.pages);
+            follows && same_pages && group.is_sorted_by(|one, other| one.leaf < other.leaf)
+        })
+    }
+}
+
+/// Parts that begin with the same page, as long as they stand together.
+fn groups(parts: &[Part]) -> impl Iterator<Item = &[Part]> {
+    parts.chunk_by(|one, other| one.page == other.page)
+}
+
+/// Cuts parts that came in any order where others begin and end, so that those of the same pages are a group.
+fn sweep(mut parts: Vec<Part>) -> Result<DivisionBuilder, Overlap> {
+    parts.sort_unstable_by_key(|part| part.page);
+    let mut swept = DivisionBuilder::default();
+    let mut coming = parts.iter().copied().peekable();
+    let mut here: Vec<Part> = Vec::new();
+    let mut page = 0;
+    loop {
+        here.retain(|part| part.end() > page);
+        if here.is_empty() {
+            let Some(next) = coming.peek() else {
+                swept.close();
+                return Ok(swept);
+            };
+            page = next.page;
+        }
+        while let Some(part) = coming.next_if(|part| part.page == page) {
+            here.push(part);
+        }
+        let claimed: u64 = here.iter().map(|part| u64::from(part.bytes)).sum();
+        if claimed > PAGE {
+            return Err(Overlap {
+                address: page * PAGE,
+            });
+        }
+        let ends = here
+            .iter()
+            .map(Part::end)
+            .chain(coming.peek().map(|part| part.page));
+        let end = ends.min().expect("not empty");
+        swept.group(page, (end - page) as u32, &here);
+        page = end;
     }
 }
 
@@ -290,7 +391,79 @@ mod tests {
         assert_eq!(division.leaves(0..end + PAGE), [(Leaf::HeapFree, end)]);
     }
 
+    #[test]
+    fn pages_that_are_divided_alike_are_one_run() {
+        let stacks = |order: &mut dyn Iterator<Item = u64>| {
+            let mut builder = DivisionBuilder::default();
+            for stack in order {
+                let start = 0x10_0000 + stack * 2048;
+                builder.add(start..start + 1800, Leaf::TaskStackUnused);
+                builder.add(start + 1800..start + 2048, Leaf::TaskStack);
+            }
+            builder.build().expect("nothing overlaps")
+        };
+        let division = stacks(&mut (0..20_000));
+        assert_eq!(division.parts.len(), 2);
+        assert_eq!(stacks(&mut (0..20_000).rev()), division);
+        assert_eq!(
+            division.leaves(0x10_1000..0x10_3000),
+            [
+                (Leaf::TaskStack, 4 * 248),
+                (Leaf::TaskStackUnused, 4 * 1800)
+            ]
+        );
+    }
+
+    #[test]
+    fn what_comes_late_divides_a_run_anew() {
+        //  page     1     2     3     4
+        //  first   |half |half |half |half |
+        //  then          |rest|
+        let mut ranges: Vec<_> = (1..5)
+            .map(|page| (page * PAGE..page * PAGE + 2048, Leaf::MallocUsed))
+            .collect();
+        ranges.push((2 * PAGE + 2048..3 * PAGE, Leaf::HeapFree));
+        let division = built(&ranges).expect("nothing overlaps");
+        assert_eq!(division.parts.len(), 4);
+        assert_eq!(division.leaves(PAGE..2 * PAGE), [(Leaf::MallocUsed, 2048)]);
+        assert_eq!(
+            division.leaves(2 * PAGE..4 * PAGE),
+            [(Leaf::MallocUsed, 4096), (Leaf::HeapFree, 2048)]
+        );
+    }
+
     proptest! {
+        /// Byte by byte, in whatever order they come.
+        #[test]
+        fn each_page_has_what_was_added(
+            lengths in prop::collection::vec((1..3000_u64, 0..3_u8), 1..60),
+            order in any::<u64>(),
+        ) {
+            let leaf = |of| [Leaf::HeapObjects, Leaf::HeapFree, Leaf::MallocUsed][usize::from(of)];
+            let mut end = 0;
+            let mut ranges: Vec<_> = lengths
+                .iter()
+                .map(|&(length, of)| {
+                    end += length;
+                    (end - length..end, leaf(of))
+                })
+                .collect();
+            let ascending = built(&ranges).expect("nothing overlaps");
+            ranges.sort_by_key(|(range, _)| (range.start + 1).wrapping_mul(order | 1));
+            prop_assert_eq!(&built(&ranges).expect("nothing overlaps"), &ascending);
+            for page in 0..end.div_ceil(PAGE) {
+                let mut expected: BTreeMap<Leaf, u64> = BTreeMap::new();
+                for (range, leaf) in &ranges {
+                    let (start, end) = (range.start.max(page * PAGE), range.end.min((page + 1) * PAGE));
+                    if start < end {
+                        *expected.entry(*leaf).or_default() += end - start;
+                    }
+                }
+                let found = ascending.leaves(page * PAGE..(page + 1) * PAGE);
+                prop_assert_eq!(found, expected.into_iter().collect::<Vec<_>>());
+            }
+        }
+
         /// Whatever an adapter has misread: refused, or no page has more bytes than it has.
         #[test]
         fn no_page_ever_has_more_than_its_bytes(

@@ -86,8 +86,13 @@ impl Program<'_> {
         let fields = self.fields;
         let slice = self.mheap.wrapping_add(fields.mheap_allspans.offset);
         let mut spans = Vec::new();
-        for mspan in self.pointers(slice, "mheap_.allspans", LEAST_MSPAN)? {
-            spans.extend(self.span(mspan)?);
+        for part in self
+            .pointers(slice, "mheap_.allspans", LEAST_MSPAN)?
+            .parts()
+        {
+            for mspan in part? {
+                spans.extend(self.span(mspan)?);
+            }
         }
         spans.sort_unstable_by_key(|span| span.start);
         for pair in spans.windows(2) {

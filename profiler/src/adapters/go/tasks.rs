@@ -20,14 +20,48 @@ const LEAST_G: u64 = 128;
 /// How far apart two `g` may begin that are read at once, in bytes: as long as the span that they lie in.
 const NEAR: u64 = 8192;
 
-/// A stack that somebody has.
+/// A stack that somebody has. There are as many as tasks, so each takes 16 bytes.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Stack {
+    /// The lowest byte.
     pub lo: u64,
-    pub hi: u64,
-    pub owner: Owner,
+    bytes: u32,
+    /// Bytes below the pointer, or [`Stack::NO_POINTER`], and in the two low bits the owner.
+    unused_and_owner: u32,
+}
+
+impl Stack {
+    const NO_POINTER: u32 = u32::MAX >> 2;
+
+    /// `pointer` lies in `lo..=hi`. `None` for a stack of 1 GiB and more, which is the most that the runtime gives
+    /// (`maxstacksize`, proc.go).
+    fn new(lo: u64, hi: u64, owner: Owner, pointer: Option<u64>) -> Option<Stack> {
+        let bytes = u32::try_from(hi - lo).ok();
+        let bytes = bytes.filter(|&bytes| bytes < Self::NO_POINTER)?;
+        let unused = pointer.map_or(Self::NO_POINTER, |pointer| (pointer - lo) as u32);
+        Some(Stack {
+            lo,
+            bytes,
+            unused_and_owner: unused << 2 | owner as u32,
+        })
+    }
+
+    /// One past the highest byte.
+    pub(super) fn hi(&self) -> u64 {
+        self.lo + u64::from(self.bytes)
+    }
+
     /// Where it is used from, up to `hi`. `None`: all of it may be in use.
-    pub pointer: Option<u64>,
+    pub(super) fn pointer(&self) -> Option<u64> {
+        let unused = self.unused_and_owner >> 2;
+        (unused != Self::NO_POINTER).then_some(self.lo + u64::from(unused))
+    }
+
+    pub(super) fn owner(&self) -> Owner {
+        let mut owners = Owner::ALL.into_iter();
+        let own = owners.find(|&owner| owner as u32 == self.unused_and_owner & 3);
+        own.expect("there are four")
+    }
 }
 
 /// Whose stack it is.
@@ -43,6 +77,13 @@ pub(super) enum Owner {
 }
 
 impl Owner {
+    const ALL: [Owner; 4] = [
+        Owner::Goroutine,
+        Owner::EndedGoroutine,
+        Owner::Thread,
+        Owner::Signals,
+    ];
+
     pub(super) fn name(self) -> &'static str {
         match self {
             Owner::Goroutine => "a goroutine",
@@ -82,26 +123,29 @@ impl Program<'_> {
     }
 
     /// The stacks of goroutines. Every `g` lies in a span of such, which is read as a whole: between the
-    /// spans lie stacks, many times as long.
+    /// spans lie stacks, many times as long. The list leads to those of one span one after the other, as a rule.
     fn goroutines(&self) -> Result<Vec<Stack>, Refusal> {
         let each = self.fields.g_bytes;
-        let mut all = self.pointers(self.allgs, "allgs", LEAST_G)?;
-        all.sort_unstable();
-        let mut stacks = Vec::with_capacity(all.len());
+        let all = self.pointers(self.allgs, "allgs", LEAST_G)?;
+        let mut stacks = Vec::with_capacity(all.length());
         let mut bytes = Vec::new();
-        let mut rest = all.as_slice();
-        while let Some(&first) = rest.first() {
-            let near = rest.partition_point(|&g| g - first <= NEAR);
-            let (now, later) = rest.split_at(near);
-            let last = now.last().copied().unwrap_or(first);
-            bytes.resize((last - first + each) as usize, 0);
-            self.memory.read_past_cache(first, &mut bytes)?;
-            for &g in now {
-                let at = (g - first) as usize;
-                let own = bytes.get(at..).unwrap_or_default();
-                stacks.extend(self.stack(g, own, None)?);
+        for part in all.parts() {
+            let mut part = part?;
+            part.sort_unstable();
+            let mut rest = part.as_slice();
+            while let Some(&first) = rest.first() {
+                let near = rest.partition_point(|&g| g - first <= NEAR);
+                let (now, later) = rest.split_at(near);
+                let last = now.last().copied().unwrap_or(first);
+                bytes.resize((last - first + each) as usize, 0);
+                self.memory.read_past_cache(first, &mut bytes)?;
+                for &g in now {
+                    let at = (g - first) as usize;
+                    let own = bytes.get(at..).unwrap_or_default();
+                    stacks.extend(self.stack(g, own, None)?);
+                }
+                rest = later;
             }
-            rest = later;
         }
         Ok(stacks)
     }
@@ -129,10 +173,13 @@ impl Program<'_> {
         if lo == 0 {
             return Ok(None);
         }
-        if hi <= lo {
-            return Err(Refusal(format!(
+        let wrong = || {
+            Refusal(format!(
                 "the g at {g:#x} has a stack from {lo:#x} to {hi:#x}"
-            )));
+            ))
+        };
+        if hi <= lo {
+            return Err(wrong());
         }
         let first = self.threads.partition_point(|&pointer| pointer < lo);
         let thread = self.threads.get(first).copied().filter(|&it| it < hi);
@@ -149,12 +196,8 @@ impl Program<'_> {
             }
             _ => Some(saved).filter(|_| is_inside),
         };
-        Ok(Some(Stack {
-            lo,
-            hi,
-            owner,
-            pointer,
-        }))
+        let stack = Stack::new(lo, hi, owner, pointer);
+        stack.map(Some).ok_or_else(wrong)
     }
 }
 
