@@ -55,15 +55,29 @@ pub(super) fn start() -> Option<Start> {
         peak_rss_bytes: vm_hwm_bytes(std::process::id()).ok()?,
         cpu_seconds: cpu_seconds()?,
     };
-    // SAFETY: takes a number, and gives back what nobody has.
+    give_memory_back();
+    // Once a list of some megabytes has been freed, glibc would take the next ones of up to 32 MiB out of the heap
+    // (M_MMAP_THRESHOLD grows, mallopt(3)), where they leave holes and are copied to grow. With a threshold that
+    // is set, each is a mapping of its own, which `mremap` makes longer and which goes when it is freed.
+    // SAFETY: takes numbers.
     #[cfg(target_env = "gnu")]
     unsafe {
-        libc::malloc_trim(0);
+        libc::mallopt(libc::M_MMAP_THRESHOLD, 256 * 1024);
     }
     // 5: the high-water mark begins anew (`CLEAR_REFS_MM_HIWATER_RSS`, fs/proc/task_mmu.c). A kernel without it
     // leaves the mark of the start.
     let _ = fs::write("/proc/self/clear_refs", "5");
     Some(start)
+}
+
+/// Gives free memory back to the kernel, which malloc would keep for the next time: what a look at a large program has
+/// taken may be needed for a moment only, while what is kept lies above it.
+pub(super) fn give_memory_back() {
+    // SAFETY: takes a number, and gives back what nobody has.
+    #[cfg(target_env = "gnu")]
+    unsafe {
+        libc::malloc_trim(0);
+    }
 }
 
 /// What was taken since, and before.
