@@ -1,6 +1,7 @@
 //! A snapshot of resident pages and the region map → how the memory of the tree is composed.
 
 use std::{
+    cmp::Reverse,
     collections::{BTreeMap, HashMap},
     ops::Range,
     sync::Arc,
@@ -10,6 +11,7 @@ use rangemap::RangeMap;
 
 use super::{
     Class, Classes, Leaf,
+    alike::AlikeRegions,
     division::Division,
     evidence::{Evidence, ProcessFacts, StackUse},
     rules::{Rule, classify},
@@ -20,6 +22,9 @@ use crate::{
     residency::{ProcessSnapshot, ResidentRange, Snapshot, Vma, objects::Objects, ranges::clip},
     units::{KIB, page_ceil, page_floor},
 };
+
+/// So many of the largest regions of a composition stay by themselves.
+pub const LARGEST: usize = 100;
 
 /// The memory of the tree at one moment.
 #[derive(Debug, Clone, Default)]
@@ -38,8 +43,10 @@ pub struct Composition {
     pub classes: Classes,
     /// RSS by leaf; sums to `rss_bytes`.
     pub leaves: BTreeMap<Leaf, u64>,
-    /// Every region with a resident page.
+    /// Every region with a resident page, or, where a program has hundreds of thousands, the largest of them.
     pub regions: Vec<ClassifiedRegion>,
+    /// All others.
+    pub alike: AlikeRegions,
     /// RSS in bytes and runtime of each process.
     pub processes: Vec<(u32, u64, Runtime)>,
 }
@@ -65,6 +72,21 @@ pub struct ClassifiedRegion {
     pub growths: Vec<Made>,
     /// It was there before anybody looked: flags and shape of the mapping are all the evidence.
     pub before_attach: bool,
+}
+
+impl ClassifiedRegion {
+    /// What regions are sorted by.
+    pub fn largest_first(&self) -> (Reverse<u64>, u64) {
+        (Reverse(self.resident_bytes), self.range.start)
+    }
+
+    /// Each call that made a part of it, and the resident bytes of that part by leaf.
+    pub fn makers(&self) -> impl Iterator<Item = (MadeBy, &BTreeMap<Leaf, u64>)> {
+        let whole = self.growths.is_empty();
+        let whole = whole.then_some((self.made_by, &self.leaves));
+        let growths = self.growths.iter().map(|made| (made.by, &made.leaves));
+        whole.into_iter().chain(growths)
+    }
 }
 
 /// Resident bytes that one call made.
@@ -114,6 +136,7 @@ pub fn compose(
         classes: Classes::default(),
         leaves: BTreeMap::new(),
         regions: Vec::new(),
+        alike: AlikeRegions::default(),
         processes: Vec::new(),
     };
     for process in &snapshot.processes {
@@ -123,31 +146,62 @@ pub fn compose(
             .map(|vma| vma.end - vma.start)
             .sum::<u64>();
         let division = divisions.get(&process.tgid).map(Arc::as_ref);
-        let (runtime, regions) = classify_process(process, tree, images, division);
-        let rss_bytes = regions.iter().map(|region| region.resident_bytes).sum();
+        let mut rss_bytes = 0;
+        let runtime = classify_process(process, tree, images, division, |region| {
+            rss_bytes += region.resident_bytes;
+            composition.add(region);
+        });
         composition
             .processes
             .push((process.tgid, rss_bytes, runtime));
         composition.rss_bytes += rss_bytes;
-        composition.regions.extend(regions);
     }
-    for region in &composition.regions {
-        for (&leaf, &bytes) in &region.leaves {
-            composition.classes.add(leaf.class(), bytes);
-            *composition.leaves.entry(leaf).or_default() += bytes;
-        }
-    }
+    composition.keep_largest();
     debug_assert_eq!(composition.classes.total(), composition.rss_bytes);
     composition
 }
 
-/// The runtime of one process, and its regions with a resident page in address order.
+impl Composition {
+    fn add(&mut self, region: ClassifiedRegion) {
+        for (&leaf, &bytes) in &region.leaves {
+            self.classes.add(leaf.class(), bytes);
+            *self.leaves.entry(leaf).or_default() += bytes;
+        }
+        self.regions.push(region);
+        if self.regions.len() >= 4 * LARGEST {
+            self.keep_largest();
+        }
+    }
+
+    /// Past twice [`LARGEST`], only so many of the largest regions stay by themselves, in their order.
+    fn keep_largest(&mut self) {
+        if self.regions.len() <= 2 * LARGEST {
+            return;
+        }
+        let mut by_size: Vec<usize> = (0..self.regions.len()).collect();
+        by_size.sort_unstable_by_key(|&index| (self.regions[index].largest_first(), index));
+        let mut stays = vec![false; self.regions.len()];
+        by_size[..LARGEST]
+            .iter()
+            .for_each(|&index| stays[index] = true);
+        let mut stays = stays.into_iter();
+        for region in std::mem::take(&mut self.regions) {
+            match stays.next() {
+                Some(true) => self.regions.push(region),
+                _ => self.alike.add(&region),
+            }
+        }
+    }
+}
+
+/// The runtime of one process. Its regions with a resident page are given to `each`, in address order.
 pub fn classify_process(
     process: &ProcessSnapshot,
     tree: &ProcessTree,
     images: &HashMap<u32, Image>,
     division: Option<&Division>,
-) -> (Runtime, Vec<ClassifiedRegion>) {
+    mut each: impl FnMut(ClassifiedRegion),
+) -> Runtime {
     let no_image = Image::default();
     let image = images.get(&process.tgid).unwrap_or(&no_image);
     let runtime = Runtime::recognise(image, &process.vmas);
@@ -159,7 +213,7 @@ pub fn classify_process(
         .map(|threads| stack_ranges(threads, space, runtime))
         .unwrap_or_default();
     let mut resident = Resident::new(&process.resident);
-    let mut regions = Vec::new();
+    let mut placed = 0;
     for vma in &process.vmas {
         for (range, piece, stack) in parts(vma, space, &stacks) {
             let resident_bytes = resident.bytes_in(&range);
@@ -182,7 +236,8 @@ pub fn classify_process(
                 leaves(part, resident_bytes, rule, &process.resident, division)
             };
             let leaves = leaves_of(&range, resident_bytes);
-            regions.push(ClassifiedRegion {
+            placed += resident_bytes;
+            each(ClassifiedRegion {
                 tgid: process.tgid,
                 made_by: MadeBy::of(evidence.origin),
                 growths: growths(&range, evidence.origin, space, |part| {
@@ -201,7 +256,6 @@ pub fn classify_process(
             });
         }
     }
-    let placed: u64 = regions.iter().map(|region| region.resident_bytes).sum();
     if let Some(resident_bytes) = process
         .rss_bytes
         .checked_sub(placed)
@@ -209,7 +263,7 @@ pub fn classify_process(
     {
         let rule = super::rules::RULES.last().expect("the table is not empty");
         let backing = Some("counted by the kernel, not seen by the scan".to_owned());
-        regions.push(ClassifiedRegion {
+        each(ClassifiedRegion {
             tgid: process.tgid,
             range: 0..0,
             resident_bytes,
@@ -221,7 +275,7 @@ pub fn classify_process(
             before_attach: false,
         });
     }
-    (runtime, regions)
+    runtime
 }
 
 /// Resident bytes of a region by leaf: what is not divided has the leaf of its rule.

@@ -1,6 +1,7 @@
 //! From regions to classes: every resident page gets exactly one [`Leaf`], leaves roll up into
 //! [`Class`]es, and the classes sum to RSS.
 
+pub mod alike;
 pub mod compose;
 pub mod division;
 pub mod evidence;

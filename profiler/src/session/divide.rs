@@ -19,7 +19,9 @@ pub(super) fn divide(analysis: &Analysis, snapshot: &Snapshot) -> Vec<Divided> {
 
 fn divide_process(analysis: &Analysis, process: &ProcessSnapshot, taken_ns: u64) -> Divided {
     let tgid = process.tgid;
-    let (runtime, regions) = classify_process(process, &analysis.tree, &analysis.images, None);
+    let mut regions = Vec::new();
+    let (tree, images) = (&analysis.tree, &analysis.images);
+    let runtime = classify_process(process, tree, images, None, |region| regions.push(region));
     let source = Process(tgid);
     let none = Image::default();
     let target = Target {

@@ -18,7 +18,8 @@ use crate::{
     call_stacks::Named,
     classify::{
         Classes, Leaf,
-        compose::{ClassifiedRegion, Composition},
+        alike::{Alike, AlikeRegions},
+        compose::{ClassifiedRegion, Composition, LARGEST},
     },
     kernel_memory::Kernel,
     probes::tier::Tier,
@@ -27,9 +28,7 @@ use crate::{
     },
 };
 
-/// So many of the largest regions stand in the results one by one; the others by rule and backing.
-const SINGLE_REGIONS: usize = 100;
-/// The same of each process at its own peak, of which there may be thousands.
+/// Of the tree, [`LARGEST`] regions stand in the results one by one, the others by rule and backing. The same of each process at its own peak, of which there may be thousands.
 const SINGLE_REGIONS_OF_A_PROCESS: usize = 20;
 
 pub(super) fn run(ended: Ended, job: &Job, started: SystemTime) -> Result<Run> {
@@ -202,7 +201,7 @@ fn peak(
         },
         classes: best.classes,
         leaves: leaves(&best.leaves),
-        regions: regions(&best.regions, SINGLE_REGIONS, named),
+        regions: regions(best, LARGEST, named),
         made_by: named.map_or_else(Vec::new, |named| made_by::rows(best, named)),
         kernel,
         threads: best.objects.threads,
@@ -252,84 +251,46 @@ fn adapters(accounts: &[Account], seconds: impl Fn(u64) -> f64) -> Vec<Adapter> 
 }
 
 /// The largest regions one by one, then the rest, alike ones as one row. The rows sum to RSS.
-fn regions(all: &[ClassifiedRegion], one_by_one: usize, named: Option<&Named>) -> Vec<Region> {
-    let mut sorted: Vec<&ClassifiedRegion> = all.iter().collect();
-    sorted.sort_by_key(|region| (std::cmp::Reverse(region.resident_bytes), region.range.start));
+fn regions(composition: &Composition, one_by_one: usize, named: Option<&Named>) -> Vec<Region> {
+    let mut sorted: Vec<&ClassifiedRegion> = composition.regions.iter().collect();
+    sorted.sort_by_key(|region| region.largest_first());
     let (single, rest) = sorted.split_at(sorted.len().min(one_by_one));
-    let row = |region: &ClassifiedRegion| Region {
-        tgid: region.tgid,
-        start: Some(format!("{:#x}", region.range.start)),
-        count: 1,
-        length_bytes: region.range.end - region.range.start,
-        resident_bytes: region.resident_bytes,
-        kind: region.rule.reason.into(),
-        rule: region.rule.id.into(),
-        leaf: region.rule.leaf,
-        leaves: Vec::new(),
-        backing: region.backing.clone(),
-        call_stack: None,
-        made_by: None,
-        before_attach: region.before_attach,
-    };
-    // Divided: not all of it is of its rule's leaf.
-    let divided = |region: &Region, by_leaf: &BTreeMap<Leaf, u64>| match by_leaf.get(&region.leaf) {
-        Some(&bytes) if bytes == region.resident_bytes => Vec::new(),
-        _ => leaves(by_leaf),
-    };
-    let with_maker = |row: Region, makers: &Makers| {
-        let told = named.and_then(|named| makers.largest(named));
-        let (call_stack, made_by) = told.unzip();
-        Region {
-            call_stack: call_stack.flatten(),
-            made_by,
-            ..row
-        }
-    };
-    let mut rows: Vec<Region> = single
-        .iter()
-        .map(|region| {
-            let row = row(region);
-            let mut makers = Makers::default();
-            makers.add(region);
-            let row = Region {
-                leaves: divided(&row, &region.leaves),
-                ..row
-            };
-            with_maker(row, &makers)
-        })
-        .collect();
-    type Alike = (Region, BTreeMap<Leaf, u64>, Makers);
-    let mut alike: BTreeMap<(u32, &str, Leaf, Option<&str>, bool), Alike> = BTreeMap::new();
-    for region in rest {
-        let key = (
-            region.tgid,
-            region.rule.id,
-            region.rule.leaf,
-            region.backing.as_deref(),
-            region.before_attach,
-        );
-        let (_, by_leaf, makers) = alike
-            .entry(key)
-            .and_modify(|(known, ..)| {
-                known.start = None;
-                known.count += 1;
-                known.length_bytes += region.range.end - region.range.start;
-                known.resident_bytes += region.resident_bytes;
-            })
-            .or_insert_with(|| (row(region), BTreeMap::new(), Makers::default()));
-        makers.add(region);
-        for (&leaf, &bytes) in &region.leaves {
-            *by_leaf.entry(leaf).or_default() += bytes;
-        }
+    let mut rows: Vec<Region> = Vec::new();
+    for region in single {
+        let mut alone = AlikeRegions::default();
+        alone.add(region);
+        rows.extend(alone.iter().map(|alone| row(alone, named)));
     }
-    rows.extend(alike.into_values().map(|(row, by_leaf, makers)| {
-        let row = Region {
-            leaves: divided(&row, &by_leaf),
-            ..row
-        };
-        with_maker(row, &makers)
-    }));
+    let mut alike = composition.alike.clone();
+    rest.iter().for_each(|region| alike.add(region));
+    rows.extend(alike.iter().map(|alike| row(alike, named)));
     rows
+}
+
+fn row(alike: &Alike, named: Option<&Named>) -> Region {
+    let makers = Makers::of(alike.made.iter().map(|(&by, leaves)| (by, leaves)));
+    let told = named.and_then(|named| makers.largest(named));
+    let (call_stack, made_by) = told.unzip();
+    let leaf = alike.rule.leaf;
+    Region {
+        tgid: alike.tgid,
+        start: alike.start.map(|start| format!("{start:#x}")),
+        count: alike.count,
+        length_bytes: alike.length_bytes,
+        resident_bytes: alike.resident_bytes,
+        kind: alike.rule.reason.into(),
+        rule: alike.rule.id.into(),
+        leaf,
+        leaves: match alike.leaves.get(&leaf) {
+            Some(&bytes) if bytes == alike.resident_bytes => Vec::new(),
+            // Divided: not all of it is of its rule's leaf.
+            _ => leaves(&alike.leaves),
+        },
+        backing: alike.backing.clone(),
+        call_stack: call_stack.flatten(),
+        made_by,
+        before_attach: alike.before_attach,
+    }
 }
 
 fn processes(
@@ -344,11 +305,15 @@ fn processes(
         .map(|best| best.processes.as_slice())
         .unwrap_or_default();
     let mut classes: BTreeMap<u32, Classes> = BTreeMap::new();
-    for region in analysis.best.iter().flat_map(|best| &best.regions) {
-        let own = classes.entry(region.tgid).or_default();
-        for (leaf, &bytes) in &region.leaves {
+    let mut add = |tgid, leaves: &BTreeMap<Leaf, u64>| {
+        let own = classes.entry(tgid).or_default();
+        for (leaf, &bytes) in leaves {
             own.add(leaf.class(), bytes);
         }
+    };
+    if let Some(best) = &analysis.best {
+        best.regions.iter().for_each(|it| add(it.tgid, &it.leaves));
+        best.alike.iter().for_each(|it| add(it.tgid, &it.leaves));
     }
     let own_peak = |tgid| own_peak(tgid, analysis, of_processes, whole, &seconds);
     let row = |process: &crate::regions::Process| {
@@ -391,7 +356,7 @@ fn own_peak(
         error_bound_bytes,
         classes: composition.classes,
         leaves: leaves(&composition.leaves),
-        regions: regions(&composition.regions, SINGLE_REGIONS_OF_A_PROCESS, None),
+        regions: regions(composition, SINGLE_REGIONS_OF_A_PROCESS, None),
     };
     match of_processes.at_peak.get(&tgid) {
         Some(Ok(own)) => return Ok(of(&own.composition, own.error_bound_bytes)),
@@ -429,9 +394,12 @@ mod tests {
             growths: Vec::new(),
             before_attach: false,
         };
-        let all: Vec<_> = (0..250).map(region).collect();
-        let rows = regions(&all, SINGLE_REGIONS, None);
-        assert_eq!(rows.len(), SINGLE_REGIONS + 1);
+        let all = Composition {
+            regions: (0..250).map(region).collect(),
+            ..Composition::default()
+        };
+        let rows = regions(&all, LARGEST, None);
+        assert_eq!(rows.len(), LARGEST + 1);
         assert_eq!(
             rows.iter().map(|row| row.resident_bytes).sum::<u64>(),
             3 * 8192 + 247 * 4096

@@ -19,29 +19,26 @@ type Told = (Option<usize>, String);
 
 /// The numbers of the call stacks that made what is resident.
 pub(super) fn wanted(composition: &Composition) -> BTreeSet<u32> {
-    let regions = composition.regions.iter();
-    let makers = regions.flat_map(|region| makers(region).map(|(by, _)| by));
+    let regions = composition
+        .regions
+        .iter()
+        .flat_map(ClassifiedRegion::makers);
+    let alike = composition.alike.iter().flat_map(|alike| alike.made.keys());
+    let makers = regions.map(|(by, _)| by).chain(alike.copied());
     makers.filter_map(MadeBy::call_stack).collect()
 }
 
-/// Each call that made a part of a region, and the resident bytes of that part by leaf.
-fn makers(region: &ClassifiedRegion) -> impl Iterator<Item = (MadeBy, &BTreeMap<Leaf, u64>)> {
-    let whole = region.growths.is_empty();
-    let whole = whole.then_some((region.made_by, &region.leaves));
-    let growths = region.growths.iter().map(|made| (made.by, &made.leaves));
-    whole.into_iter().chain(growths)
-}
-
 /// How much each call made of one row of regions.
-#[derive(Default)]
 pub(super) struct Makers(BTreeMap<MadeBy, u64>);
 
 impl Makers {
-    /// A region becomes part of the row.
-    pub fn add(&mut self, region: &ClassifiedRegion) {
-        for (by, leaves) in makers(region) {
-            *self.0.entry(by).or_default() += leaves.values().sum::<u64>();
+    /// Parts of what the row is of, by the call that made them.
+    pub fn of<'a>(makers: impl Iterator<Item = (MadeBy, &'a BTreeMap<Leaf, u64>)>) -> Makers {
+        let mut bytes = BTreeMap::new();
+        for (by, leaves) in makers {
+            *bytes.entry(by).or_default() += leaves.values().sum::<u64>();
         }
+        Makers(bytes)
     }
 
     /// The one that made most.
@@ -58,12 +55,19 @@ impl Makers {
 pub(super) fn rows(composition: &Composition, named: &Named) -> Vec<MadeBytes> {
     type Key<'a> = (u32, MadeBy, Leaf, Option<&'a str>);
     let mut bytes: BTreeMap<Key, u64> = BTreeMap::new();
+    let mut add = |tgid, backing, by, leaves: &BTreeMap<Leaf, u64>| {
+        for (&leaf, &resident) in leaves {
+            *bytes.entry((tgid, by, leaf, backing)).or_default() += resident;
+        }
+    };
     for region in &composition.regions {
-        for (by, leaves) in makers(region) {
-            for (&leaf, &resident) in leaves {
-                let key = (region.tgid, by, leaf, region.backing.as_deref());
-                *bytes.entry(key).or_default() += resident;
-            }
+        for (by, leaves) in region.makers() {
+            add(region.tgid, region.backing.as_deref(), by, leaves);
+        }
+    }
+    for alike in composition.alike.iter() {
+        for (&by, leaves) in &alike.made {
+            add(alike.tgid, alike.backing.as_deref(), by, leaves);
         }
     }
     // Two captures may be one call stack.
@@ -134,8 +138,7 @@ mod tests {
             region(20480, MadeBy::Brk(1), &[(1, 4096), (2, 16384)]),
             region(4096, MadeBy::Mmap(u32::MAX), &[]),
         ];
-        let mut heap = Makers::default();
-        heap.add(&regions[1]);
+        let heap = Makers::of(regions[1].makers());
         let composition = Composition {
             rss_bytes: 28672,
             regions,

@@ -500,3 +500,45 @@ fn memory_of_a_tree_is_summed_over_its_processes() {
     );
     assert_eq!(composition.objects.threads, 2);
 }
+
+#[test]
+fn of_very_many_regions_the_largest_stay_and_the_rest_is_summed_up() {
+    let region = |index: u64| ClassifiedRegion {
+        tgid: TGID,
+        range: index * 100 * P..index * 100 * P + 50 * P,
+        resident_bytes: if index % 50 == 7 { 40 * P } else { 2 * P },
+        rule: &super::super::rules::RULES[0],
+        leaves: BTreeMap::from([
+            (Leaf::NativeStack, if index % 50 == 7 { 39 * P } else { P }),
+            (Leaf::HeapFree, P),
+        ]),
+        backing: None,
+        made_by: MadeBy::Mmap((index % 3) as u32),
+        growths: Vec::new(),
+        before_attach: false,
+    };
+    let mut composition = Composition::default();
+    (0..2000).for_each(|index| composition.add(region(index)));
+    composition.keep_largest();
+    let large: Vec<u64> = composition
+        .regions
+        .iter()
+        .filter(|region| region.resident_bytes == 40 * P)
+        .map(|region| region.range.start)
+        .collect();
+    let expected: Vec<u64> = (0..40).map(|index| (index * 50 + 7) * 100 * P).collect();
+    assert_eq!(large, expected);
+    let alike: Vec<_> = composition.alike.iter().collect();
+    let [alike] = alike[..] else {
+        panic!("{alike:?}");
+    };
+    let singly = composition.regions.len() as u64;
+    assert!((100..=200).contains(&singly), "{singly}");
+    assert_eq!(alike.count, 2000 - singly);
+    assert_eq!(alike.length_bytes, alike.count * 50 * P);
+    assert_eq!(alike.leaves[&Leaf::NativeStack], alike.count * P);
+    assert_eq!(alike.made.len(), 3);
+    let made = alike.made.values().flat_map(|leaves| leaves.values());
+    assert_eq!(made.sum::<u64>(), alike.resident_bytes);
+    assert_eq!(composition.classes.total(), 2000 * 2 * P + 40 * 38 * P);
+}
