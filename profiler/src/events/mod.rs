@@ -5,6 +5,7 @@
 //! this module takes events and neither knows nor cares which.
 
 pub mod decode;
+pub mod journal;
 pub mod log;
 
 use serde::{Deserialize, Serialize};

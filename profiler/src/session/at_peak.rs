@@ -36,7 +36,7 @@ use crate::{
         compose::{Composition, compose},
         division::Division,
     },
-    events::{Call, Event},
+    events::{Call, Event, journal::Journal},
     regions::{AddressSpace, Origin, OriginKind, Piece, ProcessTree, compare},
     residency::{
         Method, ProcessSnapshot, ResidentRange, Snapshot, Vma,
@@ -68,7 +68,7 @@ pub struct AtPeak {
 #[derive(Debug, Clone)]
 pub(super) struct Still {
     pub tree: ProcessTree,
-    pub later: Vec<Event>,
+    pub later: Journal,
     /// When each process had last exec'd.
     image_then: HashMap<u32, u64>,
 }
@@ -123,7 +123,7 @@ impl AtPeak {
         };
         for process in standing {
             let vmas: Vec<Vma> = process.mappings.iter().map(|it| it.vma.clone()).collect();
-            at_peak.maps(process.tgid, &vmas);
+            at_peak.seen.maps(process.tgid, &vmas, None);
         }
         at_peak
     }
@@ -139,18 +139,18 @@ impl AtPeak {
                 self.own.tree_stands();
             }
             Call::OwnPeakCandidate { .. } => {}
-            _ => self.whole.later.push(event.clone()),
+            _ => self.whole.later.push(event),
         }
     }
 
-    /// Takes what `/proc/PID/maps` shows now.
-    pub fn maps(&mut self, tgid: u32, vmas: &[Vma]) {
-        self.seen.maps(tgid, vmas);
+    /// Takes what `/proc/PID/maps` shows now, and `now` as far as events tell.
+    pub fn maps(&mut self, tgid: u32, vmas: &[Vma], now: &ProcessTree) {
+        self.seen.maps(tgid, vmas, now.space(tgid));
     }
 
     /// Takes what a scan found out about sharing.
-    pub fn scanned(&mut self, process: &ProcessSnapshot) {
-        self.maps(process.tgid, &process.vmas);
+    pub fn scanned(&mut self, process: &ProcessSnapshot, now: &ProcessTree) {
+        self.maps(process.tgid, &process.vmas, now);
         let shared = process.rss_bytes.saturating_sub(process.pss_bytes);
         self.seen.shared_bytes.insert(process.tgid, shared);
     }
@@ -225,11 +225,28 @@ impl Seen {
         }
     }
 
-    fn maps(&mut self, tgid: u32, vmas: &[Vma]) {
+    /// Of anonymous memory that has no name, the call that made it tells everything. So it is not kept where that
+    /// call is known: of 100,000 threads, nothing is.
+    fn maps(&mut self, tgid: u32, vmas: &[Vma], now: Option<&AddressSpace>) {
         let image = (tgid, self.image_now(tgid));
         let seen = self.mappings.entry(image).or_default();
         for vma in vmas.iter().filter(|vma| vma.start < vma.end) {
-            seen.insert(vma.start..vma.end, vma.clone());
+            let mut next = vma.start;
+            if let Some(now) = now.filter(|_| is_plain(vma)) {
+                for (range, piece) in now.overlapping(&(vma.start..vma.end)) {
+                    if !makes_plain(now.origin(piece.origin)) {
+                        continue;
+                    }
+                    if next < range.start {
+                        seen.insert(next..range.start, vma.clone());
+                    }
+                    next = range.end;
+                    forget_others(seen, range);
+                }
+            }
+            if next < vma.end {
+                seen.insert(next..vma.end, vma.clone());
+            }
         }
     }
 
@@ -253,7 +270,7 @@ impl Still {
     pub fn at(tree: ProcessTree) -> Still {
         Still {
             tree,
-            later: Vec::new(),
+            later: Journal::default(),
             image_then: HashMap::new(),
         }
     }
@@ -261,26 +278,24 @@ impl Still {
     /// Goes on to a candidate that comes after so many of the later events.
     pub fn stand(&mut self, events: usize) {
         let mut last_act: HashMap<u32, usize> = HashMap::new();
-        for (index, event) in self.later[..events].iter().enumerate() {
+        let later = std::mem::take(&mut self.later);
+        for (index, event) in later.iter().take(events).enumerate() {
             if event.call != Call::Exit {
                 last_act.insert(event.tgid, index);
             }
         }
         // Memory is not removed by the exits that a process ends with, so the peak was there before
         // them already, and the stacks had their threads. They wait.
-        let (tree, image_then) = (&mut self.tree, &mut self.image_then);
-        let mut index = 0;
-        self.later.retain(|event| {
-            let waits = last_act.get(&event.tgid).is_none_or(|&last| index > last);
-            index += 1;
-            if !waits {
-                tree.apply(event);
+        for (index, event) in later.iter().enumerate() {
+            if last_act.get(&event.tgid).is_none_or(|&last| index > last) {
+                self.later.push(&event);
+                continue;
             }
-            if let (false, Call::Exec { .. }) = (waits, &event.call) {
-                image_then.insert(event.tgid, event.ended_ns);
+            self.tree.apply(&event);
+            if let Call::Exec { .. } = event.call {
+                self.image_then.insert(event.tgid, event.ended_ns);
             }
-            waits
-        });
+        }
     }
 
     /// When a process had last exec'd; 0: never.
@@ -433,6 +448,24 @@ fn mappings(
     }
     vmas.sort_by_key(|vma| vma.start);
     vmas
+}
+
+/// Private anonymous memory without a name.
+fn is_plain(vma: &Vma) -> bool {
+    vma.name.is_none() && vma.inode == 0 && !vma.shared
+}
+
+/// Whether a mapping of this call is plain, unless it was given a name.
+fn makes_plain(origin: &Origin) -> bool {
+    let is_mmap = matches!(origin.kind, OriginKind::Mmap { .. });
+    is_mmap && !origin.is_file() && !is_shared(origin) && !origin.has_flag(libc::MAP_HUGETLB)
+}
+
+/// Nothing but plain memory is there any more.
+fn forget_others(seen: &mut RangeMap<u64, Vma>, range: Range<u64>) {
+    if seen.overlapping(&range).any(|(_, vma)| !is_plain(vma)) {
+        seen.remove(range);
+    }
 }
 
 /// Whether what was seen at another time can be this mapping: both shared or both a private file or
@@ -588,6 +621,36 @@ mod tests {
                 ..Agreement::default()
             }
         );
+    }
+
+    #[test]
+    fn of_plain_memory_with_a_known_call_nothing_is_kept() {
+        let mut both = Both::new();
+        let path = "/bin/x".into();
+        both.event(&event(Call::Exec { path }));
+        both.event(&anonymous(4 * PAGE, 4 * PAGE));
+        let vma = |start: u64, end: u64, name: Option<&str>| Vma {
+            start: start * PAGE,
+            end: end * PAGE,
+            protection: 3,
+            shared: false,
+            offset: 0,
+            inode: 0,
+            name: name.map(str::to_owned),
+        };
+        let kept = |both: &Both| -> Vec<_> {
+            let seen = both.at_peak.seen.mappings.values().flat_map(RangeMap::iter);
+            let pages = |(range, vma): (&Range<u64>, &Vma)| {
+                (range.start / PAGE, range.end / PAGE, vma.name.clone())
+            };
+            seen.map(pages).collect()
+        };
+        // A name that was taken away again, and memory of exec on both sides of what the call made.
+        both.at_peak
+            .maps(TGID, &[vma(5, 7, Some("[anon:x]"))], &both.now);
+        assert_eq!(kept(&both), [(5, 7, Some("[anon:x]".into()))]);
+        both.at_peak.maps(TGID, &[vma(2, 10, None)], &both.now);
+        assert_eq!(kept(&both), [(2, 4, None), (8, 10, None)]);
     }
 
     #[test]

@@ -326,7 +326,7 @@ impl<'a> Following<'a> {
                 // A short program may be gone when the next reading of all is due.
                 if let (Some(at_peak), Ok(vmas)) = (&mut self.at_peak, scan::read_maps(event.tgid))
                 {
-                    at_peak.maps(event.tgid, &vmas);
+                    at_peak.maps(event.tgid, &vmas, &analysis.tree);
                 }
                 if let Some(image) = image::read(event.tgid) {
                     record(
@@ -506,9 +506,10 @@ impl<'a> Following<'a> {
             // One that is gone has no pages.
             .filter_map(|&tgid| scan::glance(tgid, self.method).ok())
             .collect();
+        let analysis = self.analysis.as_ref().expect("set before the loop");
         if let Some(at_peak) = &mut self.at_peak {
             for process in &processes {
-                at_peak.maps(process.tgid, &process.vmas);
+                at_peak.maps(process.tgid, &process.vmas, &analysis.tree);
             }
         }
         let snapshot = Snapshot {
@@ -516,7 +517,6 @@ impl<'a> Following<'a> {
             method: self.method,
             processes,
         };
-        let analysis = self.analysis.as_ref().expect("set before the loop");
         let composed = analysis.glance(snapshot);
         let after: u64 = alive.iter().map(|&tgid| self.poll_rss(tgid)).sum();
         self.timeline.looked(now, began.elapsed());
@@ -569,8 +569,10 @@ impl<'a> Following<'a> {
         let began = std::time::Instant::now();
         for tgid in self.alive() {
             // One that is gone has left its names in an earlier reading, or never had any.
-            if let (Ok(vmas), Some(at_peak)) = (scan::read_maps(tgid), &mut self.at_peak) {
-                at_peak.maps(tgid, &vmas);
+            if let (Ok(vmas), Some(at_peak), Some(analysis)) =
+                (scan::read_maps(tgid), &mut self.at_peak, &self.analysis)
+            {
+                at_peak.maps(tgid, &vmas, &analysis.tree);
             }
         }
         self.maps.read(began, began.elapsed());
@@ -644,11 +646,11 @@ impl<'a> Following<'a> {
                 return Ok(None);
             }
         };
-        if let Some(at_peak) = &mut self.at_peak {
+        if let (Some(at_peak), Some(analysis)) = (&mut self.at_peak, &self.analysis) {
             snapshot
                 .processes
                 .iter()
-                .for_each(|process| at_peak.scanned(process));
+                .for_each(|process| at_peak.scanned(process, &analysis.tree));
         }
         let unexplained: i64 = snapshot
             .processes
@@ -674,7 +676,9 @@ impl<'a> Following<'a> {
         };
         record(&mut self.event_log, &Entry::Snapshot(&frozen))?;
         let analysis = self.analysis.as_mut().expect("set before the loop");
-        Ok(Some(analysis.frozen(frozen)))
+        let composed = analysis.frozen(frozen);
+        own_cost::give_memory_back();
+        Ok(Some(composed))
     }
 
     fn warn_once(&mut self, warning: String) {

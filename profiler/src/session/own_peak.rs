@@ -174,7 +174,7 @@ impl OwnPeaks {
         }
         let home = *self.guests.get(&event.tgid).unwrap_or(&event.tgid);
         if let Some(own) = self.processes.get_mut(&home) {
-            own.still.later.push(event.clone());
+            own.still.later.push(event);
         }
     }
 
