@@ -379,7 +379,7 @@ mod tests {
         };
         for index in 0..1000 {
             let (ns, address) = (
-                1 << 50 | index * 40_000,
+                (1 << 50) + index * 40_000,
                 0x7f00_0000_0000 - index * 8_392_704,
             );
             let length = 8_392_704;

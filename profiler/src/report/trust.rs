@@ -99,7 +99,7 @@ fn own_cost(run: &Run) -> Option<String> {
         "the profiler took {:.1} s of CPU, {} of RSS and {} of maps in the kernel; before, {:.1} s and {} to \
          load its probes",
         cost.cpu_seconds,
-        human(cost.peak_rss_bytes),
+        human(cost.peak_rss_bytes.saturating_sub(cost.mapped_bytes)),
         human(maps),
         cost.start_cpu_seconds,
         human(cost.start_peak_rss_bytes)

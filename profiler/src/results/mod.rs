@@ -257,6 +257,13 @@ pub struct OwnCost {
     pub start_cpu_seconds: f64,
     /// Its highest RSS from then on, which includes those maps that it reads in place.
     pub peak_rss_bytes: u64,
+    /// The same until the target had ended: without reading the ledger and working out the results. 0 in older
+    /// results.
+    #[serde(default)]
+    pub alive_peak_rss_bytes: u64,
+    /// Those maps: part of either figure, and of `maps` too.
+    #[serde(default)]
+    pub mapped_bytes: u64,
     /// Its CPU time from then on, until the ledger was read.
     pub cpu_seconds: f64,
     /// Its eBPF maps, in memory of the kernel.

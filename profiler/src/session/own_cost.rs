@@ -10,6 +10,7 @@ use nix::sys::{
 use crate::{
     residency::vm_hwm_bytes,
     results::{MapCost, OwnCost},
+    units::KIB,
 };
 
 /// The eBPF maps that this process has open, largest first, by what the kernel says they take.
@@ -46,6 +47,43 @@ fn map_of(text: &str) -> Option<(u32, u64)> {
 pub(super) struct Start {
     peak_rss_bytes: u64,
     cpu_seconds: f64,
+    /// The highest RSS since, until the target had ended.
+    alive_peak_rss_bytes: Option<u64>,
+}
+
+impl Start {
+    /// To be called when the target has ended.
+    pub(super) fn target_ended(self) -> Start {
+        Start {
+            alive_peak_rss_bytes: vm_hwm_bytes(std::process::id()).ok(),
+            ..self
+        }
+    }
+}
+
+/// RSS of this process that is eBPF maps which it reads in place: the kernel's memory of the maps.
+fn mapped_bytes() -> u64 {
+    let text = fs::read_to_string("/proc/self/smaps").unwrap_or_default();
+    mapped_in(&text)
+}
+
+/// The sum of `Rss` of those mappings in a text of smaps.
+fn mapped_in(text: &str) -> u64 {
+    let mut is_map = false;
+    let mut kib = 0;
+    for line in text.lines() {
+        match line.strip_prefix("Rss:") {
+            Some(rss) if is_map => {
+                let number = rss.trim().trim_end_matches(" kB").parse();
+                kib += number.unwrap_or(0);
+            }
+            Some(_) => {}
+            // `bpf_map_new_fd`, kernel/bpf/syscall.c.
+            None if line.contains('-') => is_map = line.ends_with("anon_inode:bpf-map"),
+            None => {}
+        }
+    }
+    kib * KIB
 }
 
 /// To be called when the probes are loaded and the target is about to begin. Gives memory back: the types of the
@@ -54,6 +92,7 @@ pub(super) fn start() -> Option<Start> {
     let start = Start {
         peak_rss_bytes: vm_hwm_bytes(std::process::id()).ok()?,
         cpu_seconds: cpu_seconds()?,
+        alive_peak_rss_bytes: None,
     };
     give_memory_back();
     // Once a list of some megabytes has been freed, glibc would take the next ones of up to 32 MiB out of the heap
@@ -82,10 +121,13 @@ pub(super) fn give_memory_back() {
 
 /// What was taken since, and before.
 pub(super) fn read(start: Start) -> Option<OwnCost> {
+    let peak_rss_bytes = vm_hwm_bytes(std::process::id()).ok()?;
     Some(OwnCost {
         start_peak_rss_bytes: start.peak_rss_bytes,
         start_cpu_seconds: start.cpu_seconds,
-        peak_rss_bytes: vm_hwm_bytes(std::process::id()).ok()?,
+        peak_rss_bytes,
+        alive_peak_rss_bytes: start.alive_peak_rss_bytes.unwrap_or(peak_rss_bytes),
+        mapped_bytes: mapped_bytes(),
         cpu_seconds: cpu_seconds()? - start.cpu_seconds,
         maps: maps(),
     })
@@ -106,6 +148,14 @@ mod tests {
         let text = "pos:\t0\nflags:\t02000002\nmap_type:\t27\nmax_entries:\t16777216\nmemlock:\t16855384\nmap_id:\t7\n";
         assert_eq!(map_of(text), Some((7, 16_855_384)));
         assert_eq!(map_of("pos:\t0\nflags:\t0100002\n"), None);
+    }
+
+    #[test]
+    fn maps_that_are_read_in_place_are_known_by_their_name() {
+        let text = "7f00-7f10 r--s 00000000 00:0f 12   anon_inode:bpf-map\nSize: 64 kB\nRss:                  60 kB\n\
+                    7f10-7f20 rw-p 00000000 00:00 0 \nSize: 64 kB\nRss:                   8 kB\n";
+        assert_eq!(mapped_in(text), 60 * KIB);
+        assert_eq!(mapped_bytes(), 0);
     }
 
     #[test]

@@ -60,18 +60,18 @@ impl Row {
 
     /// All of them, in address order.
     pub fn iter(&self) -> impl Iterator<Item = Chunk> {
-        (0..self.marks.len()).flat_map(|mark| self.from_mark(mark))
+        (0..self.marks.len()).flat_map(|mark| self.behind_mark(mark))
     }
 
     /// The chunk that begins at this address.
     pub fn find(&self, at: u64) -> Option<Chunk> {
         let behind = self.marks.partition_point(|mark| mark.at <= at);
-        let mut chunks = self.from_mark(behind.checked_sub(1)?);
+        let mut chunks = self.behind_mark(behind.checked_sub(1)?);
         chunks.find(|chunk| chunk.at == at)
     }
 
     /// From one mark to the next.
-    fn from_mark(&self, mark: usize) -> impl Iterator<Item = Chunk> {
+    fn behind_mark(&self, mark: usize) -> impl Iterator<Item = Chunk> {
         let Mark { mut at, code } = self.marks[mark];
         let next = self.marks.get(mark + 1);
         let end = next.map_or(self.codes.len(), |next| next.code);

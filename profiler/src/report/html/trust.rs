@@ -167,7 +167,10 @@ fn own_cost(cost: &OwnCost) -> Markup {
             size(cost.start_peak_rss_bytes),
         ),
         ("CPU time from then on", seconds(cost.cpu_seconds)),
-        ("highest RSS from then on", size(cost.peak_rss_bytes)),
+        (
+            "highest RSS from then on, without maps",
+            size(cost.peak_rss_bytes.saturating_sub(cost.mapped_bytes)),
+        ),
     ];
     rows.extend(
         cost.maps

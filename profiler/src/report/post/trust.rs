@@ -194,7 +194,9 @@ fn kernel(runs: &[&Run]) -> Vec<String> {
 fn cost(runs: &[&Run]) -> Option<String> {
     let costs = || runs.iter().filter_map(|run| run.own_cost.as_ref());
     let cpu = costs().map(|cost| cost.cpu_seconds).reduce(f64::max)?;
-    let rss = costs().map(|cost| cost.peak_rss_bytes).max()?;
+    let rss = costs()
+        .map(|cost| cost.peak_rss_bytes.saturating_sub(cost.mapped_bytes))
+        .max()?;
     let maps = costs()
         .map(|cost| cost.maps.iter().map(|map| map.bytes).sum::<u64>())
         .max()?;

@@ -76,6 +76,7 @@ impl Following<'_> {
         status: Option<WaitStatus>,
         attached: Option<Attached>,
     ) -> Result<Ended, SessionError> {
+        self.start = self.start.map(own_cost::Start::target_ended);
         let scan_tier = self.scan_tier();
         let mut analysis = self.analysis.expect("set before the loop");
         let mut skipped = 0;
