@@ -6,8 +6,11 @@ use super::runtime::{Runtime, file_name};
 use crate::{
     regions::{AddressSpace, Origin, OriginKind, Piece},
     residency::Vma,
-    units::MIB,
+    units::{KIB, MIB},
 };
+
+/// glibc: `DEFAULT_MMAP_THRESHOLD` (malloc/malloc.c), in bytes.
+pub(super) const MMAP_THRESHOLD: u64 = 128 * KIB;
 
 /// How a stack's range is used.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -31,6 +34,8 @@ pub struct ProcessFacts {
     pub java_heap_bytes: Option<u64>,
     /// First byte of .NET's GC reservation, when there is one.
     pub dotnet_heap_start: Option<u64>,
+    /// Bytes that stand in anonymous mappings of less than 128 KiB each, resident or not.
+    pub small_mappings_bytes: u64,
 }
 
 /// Compressed object pointers reach 32 GiB, so HotSpot asks for its heap below that
@@ -58,8 +63,13 @@ impl ProcessFacts {
         let dotnet_heap = reservations().find(|origin| {
             matches!(origin.kind, OriginKind::Mmap { hint: 0, .. }) && origin.length >= 256 * MIB
         });
+        let small = space.pieces().filter(|(_, piece)| {
+            let length = plain_length(space.origin(piece.origin));
+            piece.reserved_by.is_none() && length.is_some_and(|length| length < MMAP_THRESHOLD)
+        });
         ProcessFacts {
             runtime,
+            small_mappings_bytes: small.map(|(range, _)| range.end - range.start).sum(),
             images: executable.filter_map(|vma| vma.name.clone()).collect(),
             java_heap_bytes: java_heap.filter(|_| runtime == Runtime::Jvm),
             dotnet_heap_start: dotnet_heap
@@ -67,6 +77,22 @@ impl ProcessFacts {
                 .map(|origin| origin.start),
         }
     }
+}
+
+/// The length of an anonymous private mapping that was made readable and writable at once, with no address asked for.
+fn plain_length(origin: &Origin) -> Option<u64> {
+    const READ_WRITE: u32 = (libc::PROT_READ | libc::PROT_WRITE) as u32;
+    let OriginKind::Mmap {
+        hint: 0,
+        length,
+        protection,
+        ..
+    } = origin.kind
+    else {
+        return None;
+    };
+    let private = origin.has_flag(libc::MAP_ANONYMOUS) && origin.has_flag(libc::MAP_PRIVATE);
+    (private && protection & READ_WRITE == READ_WRITE).then_some(length)
 }
 
 /// Everything that is known of one piece of memory. Rules look at it through the methods below.
@@ -145,20 +171,9 @@ impl<'a> Evidence<'a> {
     /// An anonymous private mapping, made readable and writable at once, with no address asked for:
     /// its length in bytes.
     pub fn plain_length(&self) -> Option<u64> {
-        const READ_WRITE: u32 = (libc::PROT_READ | libc::PROT_WRITE) as u32;
-        let origin = self.origin?;
-        let OriginKind::Mmap {
-            hint: 0,
-            length,
-            protection,
-            ..
-        } = origin.kind
-        else {
-            return None;
-        };
-        let private = origin.has_flag(libc::MAP_ANONYMOUS) && origin.has_flag(libc::MAP_PRIVATE);
-        (private && protection & READ_WRITE == READ_WRITE && self.ground.is_none())
-            .then_some(length)
+        self.origin
+            .filter(|_| self.ground.is_none())
+            .and_then(plain_length)
     }
 
     /// Some of the memory may be executed.

@@ -5,7 +5,7 @@
 
 use super::{
     Leaf,
-    evidence::{Evidence, StackUse},
+    evidence::{Evidence, MMAP_THRESHOLD, StackUse},
     runtime::Runtime,
 };
 use crate::{
@@ -40,8 +40,8 @@ const GIB: u64 = 1024 * MIB;
 
 /// glibc: `HEAP_MAX_SIZE` is 64 MiB; twice that is mapped to find an aligned one (malloc/arena.c).
 const ARENA_BYTES: u64 = 64 * MIB;
-/// glibc: `DEFAULT_MMAP_THRESHOLD` (malloc/malloc.c).
-const MMAP_THRESHOLD: u64 = 128 * KIB;
+/// ld.so and libc map some ten KiB for themselves; a hundred times as much is not theirs.
+const SMALL_OF_LIBC: u64 = MIB;
 
 /// In order; the first match wins.
 pub static RULES: &[Rule] = &[
@@ -432,10 +432,14 @@ pub static RULES: &[Rule] = &[
     },
     Rule {
         id: "libc.small",
-        reason: "less than 128 KiB, mapped on its own: thread-local storage and buffers of ld.so and libc",
+        reason: "less than 128 KiB, mapped on its own: thread-local storage and buffers of ld.so and libc (in a native \
+                 program with more than 1 MiB of such it is the program's own, and unclassified)",
         seen_on: "glibc 2.36",
         leaf: Leaf::RuntimeInternal,
-        matches: |e| e.plain_length().is_some(),
+        matches: |e| {
+            e.plain_length().is_some()
+                && (!e.is(Runtime::Native) || e.facts.small_mappings_bytes <= SMALL_OF_LIBC)
+        },
     },
     Rule {
         id: "unknown",

@@ -304,6 +304,10 @@ fn dotnet() -> Vec<Row> {
 
 fn cpython() -> Vec<Row> {
     let plain = |rule, runtime, length| row(rule, runtime, M, &[map(M, length, RW, ANON)]);
+    // Of 8 KiB each, and one more than there can be in 1 MiB.
+    let many: Vec<Call> = (0..129)
+        .map(|index| map(M + index * 4 * P, 2 * P, RW, ANON))
+        .collect();
     vec![
         plain("cpython.arena", Runtime::Cpython, MIB),
         plain("cpython.arena", Runtime::Cpython, 256 * KIB),
@@ -311,6 +315,8 @@ fn cpython() -> Vec<Row> {
         plain("malloc.large", Runtime::Cpython, 266_240),
         plain("malloc.large", Runtime::Native, MIB),
         plain("libc.small", Runtime::Native, 16_384),
+        row("unknown", Runtime::Native, M, &many),
+        row("libc.small", Runtime::Native, M, &many[..128]),
     ]
 }
 
