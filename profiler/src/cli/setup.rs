@@ -11,7 +11,7 @@ use clap::Args;
 use nix::unistd::{Group, Uid};
 use profiler::privileges::FILE_CAPABILITIES;
 
-use super::{Failure, run::OWN_FAILURE};
+use super::{Failure, output, run::OWN_FAILURE};
 
 #[derive(Args)]
 pub struct Arguments {
@@ -37,17 +37,19 @@ fn set_up(arguments: &Arguments) -> Result<()> {
     }
     if arguments.remove {
         setcap(&["-r"], &binary)?;
-        println!("{} has no capabilities any more", binary.display());
-        return Ok(());
+        let done = format!("{} has no capabilities any more\n", binary.display());
+        return output::print(done.as_bytes());
     }
     if let Some(name) = &arguments.group {
         restrict(&binary, name)?;
     }
     // Last: whoever owns a file takes its capabilities away.
     setcap(&[FILE_CAPABILITIES], &binary)?;
-    println!("{} has {FILE_CAPABILITIES}", binary.display());
-    println!("tier C needs no sudo now, for one's own processes; see docs/privileges.md");
-    Ok(())
+    let done = format!(
+        "{} has {FILE_CAPABILITIES}\ntier C needs no sudo now, for one's own processes; see docs/privileges.md\n",
+        binary.display()
+    );
+    output::print(done.as_bytes())
 }
 
 fn restrict(binary: &Path, name: &str) -> Result<()> {

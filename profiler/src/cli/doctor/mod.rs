@@ -11,7 +11,7 @@ use profiler::{
     units::{human, thousands},
 };
 
-use super::Failure;
+use super::{Failure, output};
 use diagnosis::{Diagnosis, Off};
 
 #[derive(Args)]
@@ -47,9 +47,9 @@ pub fn execute(arguments: &Arguments) -> Result<u8, Failure> {
     if arguments.json {
         let json = serde_json::to_string_pretty(&diagnosis)
             .map_err(|error| Failure::new(CANNOT_ATTACH, error))?;
-        println!("{json}");
+        print(&json)?;
     } else {
-        print(&diagnosis);
+        print(&told(&diagnosis).join("\n"))?;
     }
     match diagnosis.probes.error {
         Some(sentence) => Err(Failure::new(CANNOT_ATTACH, sentence)),
@@ -57,102 +57,122 @@ pub fn execute(arguments: &Arguments) -> Result<u8, Failure> {
     }
 }
 
-fn print(diagnosis: &Diagnosis) {
-    print_machine(diagnosis);
-    print_permissions(diagnosis);
-    for feature in &diagnosis.features {
+/// Prints lines.
+fn print(text: &str) -> Result<(), Failure> {
+    output::print(format!("{text}\n").as_bytes())
+        .map_err(|error| Failure::new(CANNOT_ATTACH, error))
+}
+
+/// The diagnosis in lines, for people.
+fn told(diagnosis: &Diagnosis) -> Vec<String> {
+    let mut lines = machine(diagnosis);
+    lines.extend(permissions(diagnosis));
+    lines.extend(diagnosis.features.iter().map(|feature| {
         let works = if feature.works { "" } else { "no: " };
-        println!("feature       {}: {works}{}", feature.name, feature.detail);
-    }
-    let probes = &diagnosis.probes;
-    match probes.error {
-        None => println!(
-            "probes        {} of {} attached",
-            probes.attached, probes.total
-        ),
-        Some(_) => println!("probes        none"),
-    }
-    print_off(&probes.off);
-    for tier in &diagnosis.tiers {
-        match &tier.reason {
-            None => println!("tier {}        loads ({})", tier.tier, tier.what),
-            Some(reason) => println!("tier {}        does not load: {reason}", tier.tier),
-        }
-        print_off(&tier.off);
-    }
-    for limit in &diagnosis.limits {
-        println!("limit         {} = {}", limit.name, limit.shown());
-    }
-    print_raised(diagnosis);
-    for runtime in &diagnosis.runtimes {
-        let version = runtime
-            .version
-            .as_deref()
-            .unwrap_or("does not tell its version");
-        println!("runtime       {}: {version}", runtime.name);
-    }
+        format!("feature       {}: {works}{}", feature.name, feature.detail)
+    }));
+    lines.extend(probes(diagnosis));
+    lines.extend(
+        diagnosis
+            .limits
+            .iter()
+            .map(|limit| format!("limit         {} = {}", limit.name, limit.shown())),
+    );
+    lines.extend(raised(diagnosis));
+    lines.extend(diagnosis.runtimes.iter().map(|runtime| {
+        let version = runtime.version.as_deref();
+        let version = version.unwrap_or("does not tell its version");
+        format!("runtime       {}: {version}", runtime.name)
+    }));
+    lines
 }
 
-fn print_machine(diagnosis: &Diagnosis) {
+fn machine(diagnosis: &Diagnosis) -> Vec<String> {
     let host = &diagnosis.host;
-    println!("profiler      {}", host.profiler_version);
-    println!(
-        "eBPF object   {} ({})",
-        host.ebpf_object,
-        human(diagnosis.ebpf_object_bytes as u64)
-    );
-    println!("kernel        {}", host.kernel);
-    println!(
-        "system        {}, {} CPUs, {}",
-        host.os,
-        host.cpus,
-        human(host.memory_bytes)
-    );
-    println!(
-        "settings      transparent hugepages {}, overcommit {}, swap {}",
-        host.transparent_hugepages,
-        host.overcommit_memory,
-        human(host.swap_bytes)
-    );
+    vec![
+        format!("profiler      {}", host.profiler_version),
+        format!(
+            "eBPF object   {} ({})",
+            host.ebpf_object,
+            human(diagnosis.ebpf_object_bytes as u64)
+        ),
+        format!("kernel        {}", host.kernel),
+        format!(
+            "system        {}, {} CPUs, {}",
+            host.os,
+            host.cpus,
+            human(host.memory_bytes)
+        ),
+        format!(
+            "settings      transparent hugepages {}, overcommit {}, swap {}",
+            host.transparent_hugepages,
+            host.overcommit_memory,
+            human(host.swap_bytes)
+        ),
+    ]
 }
 
-fn print_permissions(diagnosis: &Diagnosis) {
+fn permissions(diagnosis: &Diagnosis) -> Vec<String> {
     let permissions = &diagnosis.permissions;
-    println!("user          uid {}", permissions.effective_uid);
-    for missing in &permissions.missing {
-        println!("missing       {missing}");
-    }
+    let mut lines = vec![format!("user          uid {}", permissions.effective_uid)];
+    lines.extend(
+        permissions
+            .missing
+            .iter()
+            .map(|missing| format!("missing       {missing}")),
+    );
     let known = permissions.sysctls.iter();
     let sysctls: Vec<String> = known
         .filter_map(|(name, value)| Some(format!("{name} = {}", (*value)?)))
         .collect();
-    println!("sysctl        {}", sysctls.join(", "));
-    if let Some(lockdown) = &permissions.lockdown {
-        println!("lockdown      {lockdown}");
-    }
+    lines.push(format!("sysctl        {}", sysctls.join(", ")));
+    let lockdown = permissions.lockdown.iter();
+    lines.extend(lockdown.map(|lockdown| format!("lockdown      {lockdown}")));
+    lines
 }
 
-fn print_off(off: &[Off]) {
-    for probe in off {
-        println!("              {} is off: {}", probe.name, probe.reason);
+fn probes(diagnosis: &Diagnosis) -> Vec<String> {
+    let probes = &diagnosis.probes;
+    let mut lines = vec![match probes.error {
+        None => format!(
+            "probes        {} of {} attached",
+            probes.attached, probes.total
+        ),
+        Some(_) => "probes        none".to_owned(),
+    }];
+    lines.extend(off(&probes.off));
+    for tier in &diagnosis.tiers {
+        lines.push(match &tier.reason {
+            None => format!("tier {}        loads ({})", tier.tier, tier.what),
+            Some(reason) => format!("tier {}        does not load: {reason}", tier.tier),
+        });
+        lines.extend(off(&tier.off));
     }
+    lines
+}
+
+fn off(probes: &[Off]) -> impl Iterator<Item = String> {
+    probes
+        .iter()
+        .map(|probe| format!("              {} is off: {}", probe.name, probe.reason))
 }
 
 /// Limits that some run has raised; says nothing where there are none.
-fn print_raised(diagnosis: &Diagnosis) {
+fn raised(diagnosis: &Diagnosis) -> Vec<String> {
     match &diagnosis.raised {
-        Err(error) => println!("raised        unknown: {error}"),
-        Ok(raised) => {
-            for limit in raised {
-                println!(
+        Err(error) => vec![format!("raised        unknown: {error}")],
+        Ok(raised) => raised
+            .iter()
+            .map(|limit| {
+                format!(
                     "raised        {} from {} to {}, until the run that needs it ends; should none be left, try \
                      `sudo profiler doctor --restore`",
                     limit.name,
                     thousands(limit.original),
                     thousands(limit.current)
-                );
-            }
-        }
+                )
+            })
+            .collect(),
     }
 }
 
@@ -166,21 +186,28 @@ fn restore(quiet: bool) -> Result<(), Failure> {
     if quiet {
         return Ok(());
     }
-    for group in groups {
-        println!("ended         {group}");
-    }
-    for (sysctl, value) in &outcome.restored {
-        println!("restored      {} = {}", sysctl.name(), thousands(*value));
-    }
-    for (sysctl, value) in &outcome.left_alone {
-        println!(
+    let mut lines: Vec<String> = groups
+        .iter()
+        .map(|group| format!("ended         {group}"))
+        .collect();
+    let restored = outcome.restored.iter();
+    lines.extend(
+        restored.map(|(sysctl, value)| {
+            format!("restored      {} = {}", sysctl.name(), thousands(*value))
+        }),
+    );
+    lines.extend(outcome.left_alone.iter().map(|(sysctl, value)| {
+        format!(
             "left alone    {} = {}, which somebody else has set since",
             sysctl.name(),
             thousands(*value)
-        );
-    }
+        )
+    }));
     if outcome.in_use {
-        println!("restored      nothing: a run that is under way needs what is raised");
+        lines.push("restored      nothing: a run that is under way needs what is raised".into());
     }
-    Ok(())
+    if lines.is_empty() {
+        return Ok(());
+    }
+    print(&lines.join("\n"))
 }
