@@ -9,6 +9,7 @@ mod fixtures;
 mod at_the_peak;
 mod attached;
 mod call_stacks;
+mod commands;
 mod counters;
 mod endings;
 mod kernel_memory;
