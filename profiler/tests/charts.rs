@@ -264,6 +264,21 @@ fn without_another_n_bytes_per_task_are_called_an_upper_limit() {
 }
 
 #[test]
+fn scaling_of_a_sweep_names_the_parameter() {
+    let mut results = sample::results();
+    for run in &mut results.runs {
+        run.parameter = Some("conns".to_owned());
+    }
+    let svg = svg_of(&results, "scaling");
+    assert!(
+        svg.contains(">conns</text>") || svg.contains("conns\n"),
+        "{svg}"
+    );
+    assert!(svg.contains("the value of {conns} in the command"), "{svg}");
+    assert!(!svg.contains("concurrent tasks"), "{svg}");
+}
+
+#[test]
 fn scaling_has_a_labelled_line_for_each_program_and_a_cross_for_each_failure() {
     let svg = svg_of(&sample::results(), "scaling");
     for expected in [

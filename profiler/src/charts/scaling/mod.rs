@@ -80,6 +80,8 @@ struct Plot<'a> {
     lines: Vec<&'a Line<'a>>,
     /// Every N, rising.
     counts: Vec<u64>,
+    /// What N is.
+    axis: String,
 }
 
 impl<'a> Plot<'a> {
@@ -87,7 +89,12 @@ impl<'a> Plot<'a> {
         let mut counts: Vec<u64> = cells.iter().map(|cell| cell.tasks.max(1)).collect();
         counts.sort_unstable();
         counts.dedup();
-        Plot { lines, counts }
+        let axis = swept(cells).unwrap_or("concurrent tasks").to_owned();
+        Plot {
+            lines,
+            counts,
+            axis,
+        }
     }
 
     /// From the least to the greatest number of tasks, failures included.
@@ -159,7 +166,7 @@ impl Plot<'_> {
             .x_label_style(SMALL.style(HPos::Center))
             .x_label_formatter(&|count| frame::label_at(&labels, *count))
             .set_tick_mark_size(LabelAreaPosition::Bottom, 10)
-            .x_desc("concurrent tasks")
+            .x_desc(&self.axis)
             .draw()
     }
 
@@ -283,11 +290,24 @@ fn ends(spread: Option<(f64, f64)>) -> impl Iterator<Item = f64> {
         .flat_map(|(least, greatest)| [least, greatest])
 }
 
+/// The parameter of which the values are N, in a sweep of a command.
+fn swept<'a>(cells: &[Cell<'a>]) -> Option<&'a str> {
+    let mut runs = cells.iter().map(|cell| cell.run());
+    runs.find_map(|run| run.parameter.as_deref())
+}
+
 /// The title: the least and the greatest cost of a task.
 fn finding(lines: &[&Line], cells: &[Cell]) -> String {
     let most = cells.iter().map(|cell| cell.tasks).max().unwrap_or(0);
     let least = cells.iter().map(|cell| cell.tasks).min().unwrap_or(0);
-    let span = format!("{} to {}", thousands(least), counted(most, "task"));
+    let span = match swept(cells) {
+        Some(name) => format!("{name} {} to {}", thousands(least), thousands(most)),
+        None => format!("{} to {}", thousands(least), counted(most, "task")),
+    };
+    let each = match swept(cells) {
+        Some(_) => "one more",
+        None => "each task",
+    };
     let mut slopes: Vec<(f64, &str)> = lines
         .iter()
         .filter_map(|line| Some((line.slope?.bytes_per_task, line.run.label.as_str())))
@@ -296,7 +316,7 @@ fn finding(lines: &[&Line], cells: &[Cell]) -> String {
     let bytes = frame::signed_thousands;
     match slopes.as_slice() {
         [] => format!("{span}: peak memory"),
-        [(slope, program)] => format!("{span}: each task adds {} B ({program})", bytes(*slope)),
+        [(slope, program)] => format!("{span}: {each} adds {} B ({program})", bytes(*slope)),
         [(low, first), .., (high, last)] => {
             format!(
                 "{span}: each adds {} B ({first}) to {} B ({last})",
@@ -313,9 +333,11 @@ fn explanations(lines: &[&Line], cells: &[Cell]) -> Vec<String> {
         true => "Peak memory, RSS and what the kernel holds beside it,",
         false => "Peak resident memory (RSS)",
     };
-    let mut said = vec![format!(
-        "{what} over the number of concurrent tasks, both axes logarithmic."
-    )];
+    let over = swept(cells).map_or_else(
+        || "the number of concurrent tasks".to_owned(),
+        |name| format!("the value of {{{name}}} in the command, of which one is a task here"),
+    );
+    let mut said = vec![format!("{what} over {over}, both axes logarithmic.")];
     if lines.iter().any(|line| line.slope.is_some()) {
         said.push("B/task: median slope between all pairs of runs (Theil-Sen).".to_owned());
     }
