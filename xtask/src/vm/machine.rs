@@ -2,7 +2,8 @@
 
 use std::{
     fs,
-    io::{BufRead, BufReader, Write},
+    io::{self, BufRead, BufReader, Write},
+    os::unix::process::CommandExt,
     path::Path,
     process::{Child, Stdio},
     time::{Duration, Instant},
@@ -91,6 +92,7 @@ impl Machine<'_> {
         let mut command = self.command(kernel, initramfs)?;
         let mut log =
             fs::File::create(log).with_context(|| format!("cannot create {}", log.display()))?;
+        end_with_us(&mut command);
         let began = Instant::now();
         let mut child = command
             .stdin(Stdio::null())
@@ -177,6 +179,20 @@ impl Machine<'_> {
             .arg(initramfs)
             .args(["-append", KERNEL_ARGUMENTS]);
         Ok(command)
+    }
+}
+
+/// A machine outlives nobody who would look at it: it is killed when the thread that started it is gone, which waits
+/// for its end.
+fn end_with_us(command: &mut Command) {
+    // SAFETY: prctl(2) is a system call without memory of ours, and may be made between fork and exec.
+    unsafe {
+        command.pre_exec(
+            || match libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL) {
+                0 => Ok(()),
+                _ => Err(io::Error::last_os_error()),
+            },
+        );
     }
 }
 
