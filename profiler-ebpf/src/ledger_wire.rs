@@ -178,8 +178,16 @@ pub mod names {
     ];
     /// fentry programs of tier A: see `profiler/src/probes/functions.rs` for what they attach to.
     pub const BEFORE_FAULT: &str = "ledger_before_fault";
+    /// Before the kernel looks up a page for a call.
+    pub const BEFORE_LOOKUP: &str = "ledger_before_lookup";
+    /// When it has found no page table for it.
+    pub const BEFORE_FIRST: &str = "ledger_before_first";
+    /// Before a fault that the kernel mends for itself.
+    pub const BEFORE_FIXUP: &str = "ledger_before_fixup";
     /// (fentry) does nothing: what the way to a program costs. Measurements alone attach it.
     pub const EMPTY: &str = "ledger_empty";
+    /// (tp_btf) the same at the tracepoint of page faults.
+    pub const EMPTY_TRACEPOINT: (&str, &str) = ("ledger_empty_tracepoint", "page_fault_user");
     /// Before pages are removed from a mapping.
     pub const BEFORE_UNMAP: &str = "ledger_before_unmap";
     /// Before an address space is emptied.
@@ -221,6 +229,11 @@ pub mod names {
     ];
     /// tp_btf, where the memory of an ending process is still there (since Linux 6.16).
     pub const EXIT: (&str, &str) = ("ledger_exit", "sched_process_exit");
+    /// tp_btf, where it is not: a signal is about to be acted on, and a thread has ended.
+    pub const ENDS: [(&str, &str); 2] = [
+        ("ledger_signal", "signal_deliver"),
+        ("ledger_after_exit", "sched_process_exit"),
+    ];
 
     /// An iterator over threads: follows address spaces that live already, and looks.
     pub const EXISTING: &str = "ledger_existing";
@@ -246,6 +259,14 @@ pub mod names {
     pub const TASK_MM: &str = "TASK_MM";
     /// Offset of `tgid` in `task_struct`.
     pub const TASK_TGID: &str = "TASK_TGID";
+    /// Offset of `active_mm` in `task_struct`.
+    pub const TASK_ACTIVE_MM: &str = "TASK_ACTIVE_MM";
+    /// Offset of `signal` in `task_struct`.
+    pub const TASK_SIGNAL: &str = "TASK_SIGNAL";
+    /// Offset of `live` in `signal_struct`.
+    pub const SIGNAL_LIVE: &str = "SIGNAL_LIVE";
+    /// Offset of `flags` in `signal_struct`.
+    pub const SIGNAL_FLAGS: &str = "SIGNAL_FLAGS";
     /// Offset of `pgd` in `mm_struct`.
     pub const MM_PGD: &str = "MM_PGD";
     /// Offset of `brk` in `mm_struct`.

@@ -51,7 +51,31 @@ pub fn ledger_before_fault(ctx: FEntryContext) -> i32 {
     0
 }
 
-/// At the same function, what the kernel's way to a program and back costs by itself. No run attaches it,
+/// `follow_page_mask(vma, address, …)`, mm/gup.c; inlined since Linux 6.12, and then `follow_page_pte(vma, address,
+/// …)`: looks for a page that a call needs (populate, mlock, ptrace, direct I/O), before `__get_user_pages`
+/// brings it as if there had been a fault.
+#[fentry]
+pub fn ledger_before_lookup(ctx: FEntryContext) -> i32 {
+    before_fault(mm_of!(ctx.arg(0)), ctx.arg(1));
+    0
+}
+
+/// `no_page_table(vma, flags, address)`, mm/gup.c, since Linux 6.12: what a lookup comes to where
+/// `follow_page_pte` finds nothing to look at.
+#[fentry]
+pub fn ledger_before_first(ctx: FEntryContext) -> i32 {
+    before_fault(mm_of!(ctx.arg(0)), ctx.arg(2));
+    0
+}
+
+/// `fixup_user_fault(mm, address, …)`, mm/gup.c: how futexes and drivers bring a page.
+#[fentry]
+pub fn ledger_before_fixup(ctx: FEntryContext) -> i32 {
+    before_fault(ctx.arg::<*const c_void>(0) as u64, ctx.arg(1));
+    0
+}
+
+/// At `handle_mm_fault`, what the kernel's way to a program and back costs by itself. No run attaches it,
 /// only the measurement of [`ledger_before_fault`].
 #[fentry]
 pub fn ledger_empty(_ctx: FEntryContext) -> i32 {

@@ -1,6 +1,7 @@
 //! Which address spaces are followed: tp_btf `task_newtask`, `sched_process_exec` and, where the memory
-//! is still there (Linux 6.16), `sched_process_exit`. (In tier A a space ends with `exit_mmap`, whoever
-//! lived in it.)
+//! is still there (Linux 6.16), `sched_process_exit`. Before, tier B takes what comes ahead of the end of a
+//! process: `exit_group`, the `exit` of its last thread, and a fatal signal. (In tier A a space ends with
+//! `exit_mmap`, whoever lived in it.)
 //!
 //! By `mm_struct`, so that threads need nothing and what other processes do to the memory counts.
 
@@ -17,7 +18,10 @@ use super::{
     change::{before_removal, follow, forget, space_of},
     kernel::{read, read_int},
     lock::{self, Lock},
-    maps::{end_is_hooked, mm_pgd, mm_start_stack, space, state, task_mm, task_tgid, top_shift},
+    maps::{
+        end_is_hooked, mm_pgd, mm_start_stack, signal_flags, signal_live, space, state,
+        task_active_mm, task_mm, task_signal, task_tgid, top_shift,
+    },
     peak::look,
 };
 use crate::{follow::follows_children, maps::FOLLOWED};
@@ -196,6 +200,102 @@ pub fn before_exec(index: u32) {
     let tgid = (bpf_get_current_pid_tgid() >> 32) as u32;
     let _ = EXECING.insert(tgid, index, 0);
     before_end(index);
+}
+
+/// Thread groups that end and have [left](before_process_ends) their space.
+#[map]
+static LEFT: HashMap<u32, u8> = HashMap::with_max_entries(4096, 0);
+
+/// `struct signal_struct` of the caller, kernel address.
+#[inline(always)]
+fn signals() -> u64 {
+    // SAFETY: the helper has no preconditions.
+    let task = unsafe { bpf_get_current_task() };
+    read(task.wrapping_add(task_signal())).unwrap_or(0)
+}
+
+/// Threads of the caller's group that have not begun to end.
+#[inline(always)]
+fn living_threads() -> i32 {
+    read_int(signals().wrapping_add(signal_live()))
+}
+
+/// The caller is its group's only thread and about to end.
+#[inline(always)]
+pub fn before_thread_ends(index: u32) {
+    if living_threads() == 1 {
+        before_process_ends(index);
+    }
+}
+
+/// The caller's thread group is about to end; its threads come here one by one. What others of them still do
+/// before they end is not seen.
+#[inline(always)]
+pub fn before_process_ends(index: u32) {
+    const BPF_NOEXIST: u64 = 1;
+    let tgid = (bpf_get_current_pid_tgid() >> 32) as u32;
+    // One thread in `execve` ends all the others, and what it leaves has been copied.
+    if EXECING.get_ptr(tgid).is_some() || LEFT.insert(tgid, 1, BPF_NOEXIST).is_err() {
+        return;
+    }
+    let mm = mm_of_caller();
+    before_end(index);
+    leave(index, mm);
+}
+
+/// `TP_PROTO(int sig, struct kernel_siginfo *info, struct k_sigaction *ka)`: `get_signal`, kernel/signal.c, is about
+/// to act on a signal; one that ends a group comes to each of its threads, as SIGKILL.
+#[btf_tracepoint]
+pub fn ledger_signal(ctx: BtfTracePointContext) -> i32 {
+    let Some(index) = current_space() else {
+        return 0;
+    };
+    let signal = ctx.arg::<u64>(0) & 0xff;
+    let action = ctx.arg::<*const c_void>(2) as u64;
+    // The handler comes first in it; SIG_DFL is 0.
+    if read(action) != Some(0) || !is_fatal(signal) {
+        return 0;
+    }
+    let flags = read_int(signals().wrapping_add(signal_flags())) as u64;
+    if signal == SIGKILL || flags & SIGNAL_UNKILLABLE == 0 {
+        before_process_ends(index);
+    }
+    0
+}
+
+const SIGKILL: u64 = 9;
+/// The first process of a PID namespace (include/linux/sched/signal.h).
+const SIGNAL_UNKILLABLE: u64 = 0x40;
+/// As bits: CONT, CHLD, WINCH and URG are ignored, STOP, TSTP, TTIN and TTOU stop
+/// (`sig_kernel_ignore`, `sig_kernel_stop`).
+const NOT_FATAL: u64 = 1 << 18 | 1 << 17 | 1 << 28 | 1 << 23 | 0b1111 << 19;
+
+/// Whether a signal without a handler ends its process.
+#[inline(always)]
+fn is_fatal(signal: u64) -> bool {
+    signal != 0 && (signal > 31 || NOT_FATAL >> signal & 1 == 0)
+}
+
+/// `sched_process_exit` before 6.16: the memory is gone. If nobody saw that coming, it counts no more at least.
+#[btf_tracepoint]
+pub fn ledger_after_exit(_ctx: BtfTracePointContext) -> i32 {
+    // Most processes of a machine.
+    let tgid = (bpf_get_current_pid_tgid() >> 32) as u32;
+    // SAFETY: the helper has no preconditions.
+    let task = unsafe { bpf_get_current_task() };
+    // A task without memory keeps that of the last one that had some.
+    let mm = read(task.wrapping_add(task_active_mm())).unwrap_or(0);
+    if living_threads() != 0 || LEFT.remove(tgid).is_ok() {
+        return 0;
+    }
+    if let Some(index) = space_of(mm)
+        && let (Some(space), Some(state)) = (space(index), state())
+        && space.tgid == tgid
+    {
+        state.unseen_removals += 1;
+        leave(index, mm);
+    }
+    0
 }
 
 /// `TP_PROTO(struct task_struct *p, bool group_dead)` since 6.16, where the memory is still there.

@@ -43,6 +43,10 @@ macro_rules! globals {
 globals! {
     TASK_MM = task_mm;
     TASK_TGID = task_tgid;
+    TASK_ACTIVE_MM = task_active_mm;
+    TASK_SIGNAL = task_signal;
+    SIGNAL_LIVE = signal_live;
+    SIGNAL_FLAGS = signal_flags;
     MM_PGD = mm_pgd;
     MM_BRK = mm_brk;
     MM_START_STACK = mm_start_stack;

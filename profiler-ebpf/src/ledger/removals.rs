@@ -18,7 +18,7 @@ use super::{
     change::{before_removal, wanted_at},
     copy::copy_beside,
     kernel::read,
-    lifecycle::{before_exec, current_mm, current_space},
+    lifecycle::{before_exec, before_process_ends, before_thread_ends, current_mm, current_space},
     maps::{self, mm_brk, state},
 };
 
@@ -28,6 +28,8 @@ const ARGS_OFFSET: usize = 16;
 const SHMDT: u32 = 67;
 const EXECVE: u32 = 59;
 const EXECVEAT: u32 = 322;
+const EXIT: u32 = 60;
+const EXIT_GROUP: u32 = 231;
 
 /// `include/uapi/asm-generic/mman-common.h`
 const MAP_FIXED: u64 = 0x10;
@@ -107,6 +109,14 @@ fn try_removal(ctx: &TracePointContext, space: u32) -> Result<(), i32> {
         }
         EXECVE | EXECVEAT => {
             before_exec(space);
+            return Ok(());
+        }
+        EXIT => {
+            before_thread_ends(space);
+            return Ok(());
+        }
+        EXIT_GROUP => {
+            before_process_ends(space);
             return Ok(());
         }
         _ => return Ok(()),

@@ -5,7 +5,7 @@ use std::ops::RangeInclusive;
 
 use aya::{
     Ebpf,
-    programs::{FEntry, FExit, ProgramFd},
+    programs::{BtfTracePoint, FEntry, FExit, ProgramFd},
 };
 use profiler_ebpf::ledger_wire::names;
 
@@ -62,6 +62,13 @@ pub fn preempts_calls() -> bool {
     kernel_version().is_some_and(|version| version >= (7, 0))
 }
 
+/// Whether a fault waits for nobody who changes another mapping: since Linux 6.4 (`lock_vma_under_rcu`). Before,
+/// every thread that takes a fault during an `munmap` waits between the tracepoint, which tells of the fault,
+/// and the page; and the candidate made meanwhile has this page too much.
+pub fn locks_mappings() -> bool {
+    kernel_version().is_some_and(|version| version >= (6, 4))
+}
+
 /// Major and minor number of the running kernel.
 pub(super) fn kernel_version() -> Option<(u32, u32)> {
     let release = nix::sys::utsname::uname().map(|names| names.release().to_os_string());
@@ -77,8 +84,53 @@ fn version(release: &str) -> Option<(u32, u32)> {
 /// Where every page fault passes.
 const FAULT: &str = "handle_mm_fault";
 
-/// All of them; checked on 5.10, 6.1, 6.12, 6.18 and 7.2.
-pub const ROLES: [Role; 13] = [
+/// Page faults, and pages that the kernel brings as if there had been one, before Linux 6.4. Since then
+/// ([`locks_mappings`]), tier B's tracepoints tell of faults, at less cost, and [`LOOKUPS`] of the others.
+pub const FAULTS: Role = Role {
+    what: "page faults",
+    required: true,
+    ways: &[way(names::BEFORE_FAULT, FAULT, 4..=4)],
+};
+
+/// Where `handle_mm_fault` is called without a fault of the processor.
+pub const LOOKUPS: [Role; 2] = [
+    Role {
+        what: "pages that a call brings",
+        required: true,
+        ways: &[
+            way(names::BEFORE_LOOKUP, LOOKUP, 4..=4),
+            way(names::BEFORE_LOOKUP, "follow_page_pte", 4..=5),
+        ],
+    },
+    Role {
+        what: "pages that futexes and drivers bring",
+        required: true,
+        ways: &[way(names::BEFORE_FIXUP, "fixup_user_fault", 4..=4)],
+    },
+];
+
+/// What every lookup of a page passes, where it is a function of its own.
+const LOOKUP: &str = "follow_page_mask";
+
+/// Where it is not, what a lookup passes when there is no page table.
+pub const LOOKUP_WITHOUT_TABLE: Role = Role {
+    what: "pages that a call brings where there is no page table",
+    required: true,
+    ways: &[way(names::BEFORE_FIRST, "no_page_table", 3..=3)],
+};
+
+/// The roles by which this kernel's page faults are seen, and what is as good as one.
+pub fn faults(kernel: &Btf) -> Vec<&'static Role> {
+    if !locks_mappings() {
+        return vec![&FAULTS];
+    }
+    let in_parts = kernel.function_arguments(LOOKUP).is_none();
+    let without_table = in_parts.then_some(&LOOKUP_WITHOUT_TABLE);
+    LOOKUPS.iter().chain(without_table).collect()
+}
+
+/// What else there is to hook; checked, as those above, on 5.10, 6.1, 6.12, 6.18 and 7.2.
+pub const ROLES: [Role; 12] = [
     Role {
         what: "the end of an address space",
         required: true,
@@ -107,11 +159,6 @@ pub const ROLES: [Role; 13] = [
         what: "the places that page tables are moved to, before Linux 6.6,",
         required: false,
         ways: &[way(names::BEFORE_MOVE_HERE, "copy_vma", 5..=5)],
-    },
-    Role {
-        what: "page faults",
-        required: true,
-        ways: &[way(names::BEFORE_FAULT, FAULT, 4..=4)],
     },
     Role {
         what: "pages that the kernel takes back (reclaim)",
@@ -228,18 +275,47 @@ fn attach_entry(
     fd.try_clone().map_err(TierError::kernel)
 }
 
-/// An empty program where every page fault passes: what the kernel's way to a program and back costs by
-/// itself. For measurements; dropping it detaches it.
+/// Attaches a tp_btf program.
+pub(super) fn attach_tracepoint(
+    program: &'static str,
+    tracepoint: &str,
+    ebpf: &mut Ebpf,
+    types: &aya::Btf,
+) -> Result<ProgramFd, TierError> {
+    let program: &mut BtfTracePoint = ebpf
+        .program_mut(program)
+        .and_then(|program| program.try_into().ok())
+        .ok_or(TierError::Object(program))?;
+    program.load(tracepoint, types).map_err(TierError::kernel)?;
+    program.attach().map_err(TierError::kernel)?;
+    let fd = program.fd().map_err(TierError::kernel)?;
+    fd.try_clone().map_err(TierError::kernel)
+}
+
+/// An empty program where page faults pass: what the kernel's way to a program and back costs by itself. For
+/// measurements; dropping it detaches it.
 pub struct EmptyProbe {
     _ebpf: Ebpf,
 }
 
 impl EmptyProbe {
-    /// Loads and attaches it alone.
-    pub fn attach() -> Result<EmptyProbe, TierError> {
+    /// Loads and attaches it alone, at the function `handle_mm_fault`.
+    pub fn at_function() -> Result<EmptyProbe, TierError> {
+        EmptyProbe::attach(|ebpf, types| attach_entry(names::EMPTY, FAULT, ebpf, types))
+    }
+
+    /// The same at the tracepoint `page_fault_user`.
+    pub fn at_tracepoint() -> Result<EmptyProbe, TierError> {
+        let (name, tracepoint) = names::EMPTY_TRACEPOINT;
+        EmptyProbe::attach(|ebpf, types| attach_tracepoint(name, tracepoint, ebpf, types))
+    }
+
+    fn attach(
+        attach: impl Fn(&mut Ebpf, &aya::Btf) -> Result<ProgramFd, TierError>,
+    ) -> Result<EmptyProbe, TierError> {
         let mut ebpf = Ebpf::load(object::BYTES).map_err(TierError::kernel)?;
         let types = aya::Btf::from_sys_fs().map_err(TierError::kernel)?;
-        attach_entry(names::EMPTY, FAULT, &mut ebpf, &types)?;
+        attach(&mut ebpf, &types)?;
         Ok(EmptyProbe { _ebpf: ebpf })
     }
 }

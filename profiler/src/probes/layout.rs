@@ -52,9 +52,9 @@ impl Layout {
     /// Finds everything out. Needs tracefs, root and a single thread (it moves between CPUs).
     pub fn find_out(tier: Tier) -> Result<Layout, TierError> {
         let btf = Btf::of_kernel()?;
-        if tier == Tier::B && !btf.memory_is_there_at_exit()? {
+        if tier == Tier::B && btf.size_of("mm_rss_stat").is_ok() {
             return Err(TierError::Kernel(
-                "the memory of an ending process is gone before it can be read (before Linux 6.16)"
+                "threads keep page faults to themselves, so that the moment of the peak is not known (before Linux 6.2)"
                     .into(),
             ));
         }
@@ -73,6 +73,16 @@ impl Layout {
         let mut globals = vec![
             (names::TASK_MM, btf.offset_of("task_struct", "mm")?),
             (names::TASK_TGID, btf.offset_of("task_struct", "tgid")?),
+            (
+                names::TASK_ACTIVE_MM,
+                btf.offset_of("task_struct", "active_mm")?,
+            ),
+            (names::TASK_SIGNAL, btf.offset_of("task_struct", "signal")?),
+            (names::SIGNAL_LIVE, btf.offset_of("signal_struct", "live")?),
+            (
+                names::SIGNAL_FLAGS,
+                btf.offset_of("signal_struct", "flags")?,
+            ),
             (names::MM_PGD, btf.offset_of("mm_struct", "pgd")?),
             (names::MM_BRK, btf.offset_of("mm_struct", "brk")?),
             (

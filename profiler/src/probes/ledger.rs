@@ -1,10 +1,10 @@
 //! Attaches the page ledger and reads it.
 //!
-//! Both tiers: tp_btf `task_newtask` and `sched_process_exec`. Tier A: the kernel's functions in
-//! [`functions`]. Tier B: tp_btf `page_fault_user`, `page_fault_kernel` and `sched_process_exit`;
-//! `syscalls:sys_enter_*` of the calls that remove pages. Where programs at functions may be skipped
-//! ([`preemptible`](functions::preemptible)), tier A has those too. What they write is in three maps that are
-//! mapped into this process, so reading costs the target nothing.
+//! Both tiers: tp_btf `task_newtask` and `sched_process_exec`, and since Linux 6.4 `page_fault_user` and
+//! `page_fault_kernel`. Tier A: the kernel's functions in [`functions`]. Tier B: tp_btf `sched_process_exit`, and
+//! before Linux 6.16 what comes ahead of it; `syscalls:sys_enter_*` of the calls that remove pages. Where programs
+//! at functions may be skipped ([`preemptible`](functions::preemptible)), tier A has those too. What they write is
+//! in three maps that are mapped into this process, so reading costs the target nothing.
 
 use std::{
     io,
@@ -16,7 +16,7 @@ use std::{
 use aya::{
     Ebpf,
     maps::{Array, MapData},
-    programs::{BtfTracePoint, Iter, ProgramError, ProgramFd, TracePoint},
+    programs::{Iter, ProgramError, ProgramFd, TracePoint},
 };
 use profiler_ebpf::ledger_wire::{
     Chunk, ChunkWords, SPACES, Space, SpaceWords, State, StateWords, names,
@@ -35,6 +35,9 @@ use super::{
 const REMOVALS: [&str; 8] = [
     "munmap", "mmap", "madvise", "brk", "mremap", "shmdt", "execve", "execveat",
 ];
+
+/// Calls that end a process, where its memory is gone by the time that the kernel tells of its end.
+const ENDS: [&str; 2] = ["exit", "exit_group"];
 
 /// Calls that bring pages to a place that only their result tells.
 const ARRIVALS: [&str; 2] = ["mmap", "mremap"];
@@ -93,6 +96,12 @@ impl LedgerProbes {
         if layout.tier == Tier::A {
             probes.attach_functions(ebpf, &kernel, &types, states)?;
         }
+        if layout.tier == Tier::B || functions::locks_mappings() {
+            for (name, tracepoint) in names::FAULTS {
+                probes.attach_btf(ebpf, name, tracepoint, &types)?;
+                states.push(attached(format!("ledger tp_btf:{tracepoint}")));
+            }
+        }
         let tracepoints = layout.tier == Tier::B || functions::preemptible();
         if tracepoints {
             probes.attach_tracepoints(ebpf, &kernel, &types, states)?;
@@ -111,7 +120,7 @@ impl LedgerProbes {
         types: &aya::Btf,
         states: &mut Vec<Probe>,
     ) -> Result<(), TierError> {
-        for role in &functions::ROLES {
+        for role in functions::ROLES.iter().chain(functions::faults(kernel)) {
             let program = functions::attach(role, ebpf, kernel, types, states)?;
             self.programs.extend(program);
         }
@@ -127,17 +136,28 @@ impl LedgerProbes {
         types: &aya::Btf,
         states: &mut Vec<Probe>,
     ) -> Result<(), TierError> {
-        let exit = kernel.memory_is_there_at_exit()?.then_some(names::EXIT);
-        for (name, tracepoint) in exit.into_iter().chain(names::FAULTS) {
+        let is_there = kernel.memory_is_there_at_exit()?;
+        // Tier A hooks the end itself.
+        let ends_by_calls = !is_there && self.tier == Tier::B;
+        let ends: &[(&str, &str)] = match (is_there, ends_by_calls) {
+            (true, _) => &[names::EXIT],
+            (false, true) => &names::ENDS,
+            (false, false) => &[],
+        };
+        for &(name, tracepoint) in ends {
             self.attach_btf(ebpf, name, tracepoint, types)?;
             states.push(attached(format!("ledger tp_btf:{tracepoint}")));
+        }
+        let mut removals = REMOVALS.to_vec();
+        if ends_by_calls {
+            removals.extend(ENDS);
         }
         let again: &[(&str, &str)] = match functions::preempts_calls() {
             true => &names::AGAIN,
             false => &[],
         };
         for &(removal, arrival) in [(names::REMOVAL, names::ARRIVAL)].iter().chain(again) {
-            self.attach_calls(ebpf, removal, "sys_enter", &REMOVALS, states)?;
+            self.attach_calls(ebpf, removal, "sys_enter", &removals, states)?;
             self.attach_calls(ebpf, arrival, "sys_exit", &ARRIVALS, states)?;
         }
         Ok(())
@@ -169,15 +189,9 @@ impl LedgerProbes {
         tracepoint: &str,
         kernel_types: &aya::Btf,
     ) -> Result<(), TierError> {
-        let program: &mut BtfTracePoint = ebpf
-            .program_mut(name)
-            .and_then(|program| program.try_into().ok())
-            .ok_or(TierError::Object(name))?;
-        program
-            .load(tracepoint, kernel_types)
-            .map_err(TierError::kernel)?;
-        program.attach().map_err(TierError::kernel)?;
-        self.keep(program.fd())
+        let program = functions::attach_tracepoint(name, tracepoint, ebpf, kernel_types)?;
+        self.programs.push(program);
+        Ok(())
     }
 
     fn attach_calls(
