@@ -156,6 +156,9 @@ impl Default for Sizes {
     }
 }
 
+/// From so many threads on the ring is larger: 8 MiB more of the kernel's memory.
+const MANY_THREADS: u64 = 50_000;
+
 impl Sizes {
     /// For a program that is going to have about so many threads: each has a stack of its own, which lies in
     /// one or two stretches, and those of 64 GiB are left for everything else.
@@ -166,6 +169,11 @@ impl Sizes {
             chunks: chunks.min(u64::from(everything.chunks)) as u32,
             // One process has nearly all of the memory.
             own_chunks: 1 << 14,
+            // They all end at once, with some 300 bytes of records each, while nobody else gets a CPU.
+            ring_bytes: match threads {
+                MANY_THREADS.. => 2 * everything.ring_bytes,
+                _ => everything.ring_bytes,
+            },
             ..everything
         }
     }
