@@ -260,13 +260,13 @@ fn pages_that_a_call_brings_after_its_peak_are_not_of_it() {
             "populate_meanwhile {huge}: {} bytes at the peak, {off} off",
             ledger.composed_bytes
         );
-        // The page that is under way, which may be a huge one.
+        // The page that is under way, which may be a huge one, and another where a run of the program was skipped.
         let lagging = if statm_is_exact() {
             0
         } else {
             counting_error(2) * PAGE
         };
-        assert!(off <= (2 << 20) + lagging, "{ledger:?}");
+        assert!(off <= (4 << 20) + lagging, "{ledger:?}");
     }
 }
 
