@@ -174,7 +174,7 @@ fn children_that_outlive_the_command_go_on() {
     assert!(command.contains("malloc_large"), "{command}");
     drop(input);
     let run = read_run(&result);
-    let said = "1 processes outlive the command; they go on running and are not measured any more";
+    let said = "1 process outlives the command; it goes on running and is not measured any more";
     assert!(
         run.warnings.iter().any(|warning| warning == said),
         "{:?}",

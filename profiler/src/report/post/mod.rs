@@ -6,6 +6,7 @@ mod markdown;
 mod trust;
 
 use crate::charts::{LEAVES, TIMELINES};
+use crate::classify::runtime::file_name;
 use crate::results::slopes::slopes_of;
 use crate::results::summary::{
     Cell, cells, kernel_bytes, of_least_load, programs, task_counts, total_bytes,
@@ -77,6 +78,15 @@ fn without_tasks(results: &Results) -> String {
         text += &format!("- {} ({command})\n", plain(&found));
     }
     [text, trust::section(results).unwrap_or_default()].join("\n")
+}
+
+/// A word of a command; of a whole path the last part, since where somebody keeps their files is of no use to
+/// the readers of a post.
+fn without_folder(word: &str) -> &str {
+    match word.starts_with('/') {
+        true => file_name(word),
+        false => word,
+    }
 }
 
 struct Post<'a> {
@@ -368,7 +378,13 @@ impl Post<'_> {
             };
             let command = match run.command.as_slice() {
                 [] => "-".to_owned(),
-                words => code_cell(&words.join(" ")),
+                words => code_cell(
+                    &words
+                        .iter()
+                        .map(|word| without_folder(word))
+                        .collect::<Vec<_>>()
+                        .join(" "),
+                ),
             };
             vec![
                 plain(&run.label),
@@ -380,7 +396,7 @@ impl Post<'_> {
         let headings =
             ["program", "version", "command", "settings"].map(|name| (name, Flush::Left));
         Some(format!(
-            "## Versions and commands\n\n{}",
+            "## Versions and commands\n\nOf whole paths only the last part is shown; `results.json` has all of them.\n\n{}",
             rows(&headings, shown.map(row))
         ))
     }

@@ -100,9 +100,12 @@ impl Following<'_> {
         // parent goes on when the memory of its vfork child is gone, not when the child is.
         let outlive = leftovers.iter().filter(|&&tgid| has_memory(tgid)).count();
         if outlive > 0 && !self.ours_to_end && attached.is_none() {
-            self.warnings.push(format!(
-                "{outlive} processes outlive the command; they go on running and are not measured any more"
-            ));
+            self.warnings.push(match outlive {
+                1 => "1 process outlives the command; it goes on running and is not measured any more".into(),
+                _ => format!(
+                    "{outlive} processes outlive the command; they go on running and are not measured any more"
+                ),
+            });
         }
         let exec_ns = self.exec_ns.unwrap_or(exit_ns);
         let ledger_probes = self
