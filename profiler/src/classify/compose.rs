@@ -107,6 +107,8 @@ pub enum MadeBy {
     Brk(u32),
     /// The kernel, at exec.
     Exec,
+    /// Some call before anybody looked.
+    BeforeAttach,
     /// No call was seen.
     Unknown,
 }
@@ -306,17 +308,18 @@ fn growths(
     space: &AddressSpace,
     leaves_of: impl Fn(&Range<u64>) -> BTreeMap<Leaf, u64>,
 ) -> Vec<Made> {
-    let MadeBy::Brk(first) = MadeBy::of(origin) else {
+    let Some(OriginKind::Brk) = origin.map(|origin| &origin.kind) else {
         return Vec::new();
     };
+    let first = MadeBy::of(origin);
     let mut growths = space.heap_growths(range).peekable();
     if growths.peek().is_none() {
         return Vec::new();
     }
-    let mut by_call: BTreeMap<u32, BTreeMap<Leaf, u64>> = BTreeMap::new();
-    let mut add = |part: Range<u64>, call_stack| {
+    let mut by_call: BTreeMap<MadeBy, BTreeMap<Leaf, u64>> = BTreeMap::new();
+    let mut add = |part: Range<u64>, by| {
         if !part.is_empty() {
-            let known = by_call.entry(call_stack).or_default();
+            let known = by_call.entry(by).or_default();
             for (leaf, bytes) in leaves_of(&part) {
                 *known.entry(leaf).or_default() += bytes;
             }
@@ -326,13 +329,10 @@ fn growths(
     for (part, call_stack) in growths {
         add(next..part.start, first);
         next = part.end;
-        add(part, call_stack);
+        add(part, MadeBy::Brk(call_stack));
     }
     add(next..range.end, first);
-    let made = by_call.into_iter().map(|(call_stack, leaves)| Made {
-        by: MadeBy::Brk(call_stack),
-        leaves,
-    });
+    let made = by_call.into_iter().map(|(by, leaves)| Made { by, leaves });
     made.filter(|made| made.leaves.values().any(|&bytes| bytes > 0))
         .collect()
 }
@@ -493,6 +493,9 @@ impl<'a> Resident<'a> {
 
 impl MadeBy {
     fn of(origin: Option<&Origin>) -> MadeBy {
+        if origin.is_some_and(|origin| origin.before_attach) {
+            return MadeBy::BeforeAttach;
+        }
         match origin.map(|origin| (&origin.kind, origin.call_stack)) {
             Some((OriginKind::Mmap { .. }, call_stack)) => MadeBy::Mmap(call_stack),
             Some((OriginKind::Brk, call_stack)) => MadeBy::Brk(call_stack),
@@ -505,7 +508,7 @@ impl MadeBy {
     pub fn call_stack(self) -> Option<u32> {
         match self {
             MadeBy::Mmap(number) | MadeBy::Brk(number) => Some(number),
-            MadeBy::Exec | MadeBy::Unknown => None,
+            MadeBy::Exec | MadeBy::BeforeAttach | MadeBy::Unknown => None,
         }
     }
 }

@@ -36,6 +36,10 @@ pub struct Arguments {
     #[arg(long)]
     no_children: bool,
 
+    /// Do not take the call stacks of the calls that map memory from now on
+    #[arg(long)]
+    no_call_stacks: bool,
+
     /// Do not say on the terminal how it is going
     #[arg(long)]
     no_progress: bool,
@@ -74,6 +78,7 @@ pub fn execute(arguments: Arguments) -> Result<u8, Failure> {
             let options = Options {
                 tier: arguments.tier,
                 status_line: !arguments.no_progress,
+                call_stacks: !arguments.no_call_stacks,
                 ..Options::default()
             };
             attach_to(&request, &options).map_err(failure)?

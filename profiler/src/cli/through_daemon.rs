@@ -17,13 +17,18 @@ use super::{Failure, run::OWN_FAILURE};
 /// For a daemon that listens elsewhere.
 const SOCKET_VARIABLE: &str = "PROFILER_DAEMON_SOCKET";
 
+/// Where the daemon is looked for.
+pub fn socket() -> PathBuf {
+    std::env::var_os(SOCKET_VARIABLE).map_or_else(|| SOCKET.into(), PathBuf::from)
+}
+
 /// The daemon, where it can do more than we: we may not load probes, it is there, and it is for us. What is decided is
 /// said.
 pub fn reach(tier: Option<Tier>) -> Option<UnixStream> {
     if privileges::may_probe() || tier == Some(Tier::D) {
         return None;
     }
-    let socket = std::env::var_os(SOCKET_VARIABLE).map_or_else(|| SOCKET.into(), PathBuf::from);
+    let socket = socket();
     match client::reach(&socket) {
         Reached::Yes(stream) => {
             eprintln!("profiler: through the daemon at {}", socket.display());

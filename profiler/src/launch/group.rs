@@ -402,15 +402,43 @@ fn own_cgroup() -> Result<PathBuf, GroupError> {
 
 /// Where a group of ours may be made, best first: the nearest group from our own upwards that hands the
 /// memory controller down (in an ordinary session ours does not, because it has processes), and our own.
+/// No group is left that limits something, as that of a container does: its limits are the target's.
 fn homes() -> Result<Vec<PathBuf>, GroupError> {
-    let own = own_cgroup()?;
+    own_cgroup().map(homes_of)
+}
+
+/// Files of limits; they begin with `max` where there is none.
+const LIMITS: [&str; 5] = [
+    "memory.max",
+    "memory.high",
+    "memory.swap.max",
+    "pids.max",
+    "cpu.max",
+];
+
+fn is_limited(group: &Path) -> bool {
+    LIMITS.iter().any(|limit| {
+        let value = fs::read_to_string(group.join(limit));
+        value.is_ok_and(|value| !value.starts_with("max"))
+    })
+}
+
+fn homes_of(own: PathBuf) -> Vec<PathBuf> {
     let counts = |group: &&Path| {
         let controllers = fs::read_to_string(group.join("cgroup.subtree_control"));
         controllers.is_ok_and(|names| names.split_whitespace().any(|name| name == "memory"))
     };
-    let above = own.ancestors();
+    let mut may_be_left = true;
+    let reachable = |group: &&Path| {
+        let is_reachable = may_be_left;
+        may_be_left = !is_limited(group);
+        is_reachable
+    };
     // The root of the hierarchy is the last that has such a file.
-    let mut groups = above.take_while(|group| group.join("cgroup.subtree_control").exists());
+    let mut groups = own
+        .ancestors()
+        .take_while(|group| group.join("cgroup.subtree_control").exists())
+        .take_while(reachable);
     let mut homes: Vec<PathBuf> = groups
         .find(counts)
         .map(Path::to_owned)
@@ -419,7 +447,7 @@ fn homes() -> Result<Vec<PathBuf>, GroupError> {
     if homes.first() != Some(&own) {
         homes.push(own);
     }
-    Ok(homes)
+    homes
 }
 
 fn name_of(profiler: u32) -> String {
@@ -553,6 +581,44 @@ impl GroupError {
                 ErrorKind::PermissionDenied | ErrorKind::ReadOnlyFilesystem | ErrorKind::NotFound
             ),
             GroupError::StillAlive { .. } => false,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// `root/slice/session`, of which the first two hand the memory controller down.
+    fn hierarchy() -> (tempfile::TempDir, PathBuf) {
+        let root = tempfile::tempdir().expect("a folder");
+        let own = root.path().join("slice/session");
+        fs::create_dir_all(&own).expect("ours");
+        for (group, controllers) in [
+            ("", "memory pids"),
+            ("slice", "memory"),
+            ("slice/session", ""),
+        ] {
+            let file = root.path().join(group).join("cgroup.subtree_control");
+            fs::write(file, controllers).expect("ours");
+        }
+        (root, own)
+    }
+
+    #[test]
+    fn the_nearest_group_that_counts_memory_comes_first() {
+        let (root, own) = hierarchy();
+        fs::write(own.join("memory.max"), "max\n").expect("ours");
+        let slice = root.path().join("slice");
+        assert_eq!(homes_of(own.clone()), [slice, own]);
+    }
+
+    #[test]
+    fn a_group_with_a_limit_is_not_left() {
+        for (limit, value) in [("memory.max", "805306368\n"), ("cpu.max", "50000 100000\n")] {
+            let (_root, own) = hierarchy();
+            fs::write(own.join(limit), value).expect("ours");
+            assert_eq!(homes_of(own.clone()), [own]);
         }
     }
 }

@@ -49,7 +49,11 @@ pub fn attach_to(request: &Request, options: &Options) -> Result<Run, SessionErr
         true => Whom::Tree,
         false => Whom::OnlyGiven,
     };
-    let mut probes = attach(options.tier, Sizes::default(), whom, &mut refused_tiers)?;
+    let sizes_of_maps = Sizes {
+        call_stacks: options.call_stacks,
+        ..Sizes::default()
+    };
+    let mut probes = attach(options.tier, sizes_of_maps, whom, &mut refused_tiers)?;
     if let Some(probes) = &mut probes {
         follow_all(probes, &group)?;
     }

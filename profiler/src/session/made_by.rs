@@ -104,6 +104,7 @@ fn tell(by: MadeBy, named: &Named) -> Told {
         MadeBy::Mmap(number) => call("mmap", number),
         MadeBy::Brk(number) => call("brk", number),
         MadeBy::Exec => (None, "mapped by exec".to_owned()),
+        MadeBy::BeforeAttach => (None, "mapped before attach".to_owned()),
         MadeBy::Unknown => (None, "not captured: no call was seen".to_owned()),
     }
 }

@@ -17,7 +17,8 @@ use nix::{
     unistd::Pid,
 };
 use profiler::{
-    results::{AttachEnd, Run},
+    classify::Leaf,
+    results::{AttachEnd, MadeBytes, Run},
     units::{MIB, PAGE},
 };
 
@@ -179,6 +180,33 @@ fn a_peak_since_attach_is_exact_however_short() {
         peak.regions
     );
     assert!(peak.rss_bytes + bound > 20 * MIB);
+    // Call stacks need Linux 5.15.
+    if !peak.made_by.is_empty() {
+        let made: u64 = peak.made_by.iter().map(|row| row.bytes).sum();
+        assert_eq!(made, peak.rss_bytes);
+        let before = |row: &&MadeBytes| row.made_by == "mapped before attach";
+        assert!(
+            peak.made_by
+                .iter()
+                .filter(before)
+                .map(|row| row.bytes)
+                .sum::<u64>()
+                > 0
+        );
+        let largest = &peak.made_by[0];
+        assert_eq!(
+            (largest.made_by.as_str(), largest.leaf),
+            ("mmap", Leaf::MallocLarge)
+        );
+        let stack = &run.call_stacks[largest.call_stack.expect("it was taken")];
+        assert!(
+            stack
+                .frames
+                .iter()
+                .any(|frame| frame.function.as_deref() == Some("main")),
+            "{stack:?}"
+        );
+    }
     let attached = run.attached.expect("it ran before");
     assert_eq!(attached.ended_by, AttachEnd::Duration);
     assert_eq!((attached.processes_at_attach, run.exit_status), (1, None));

@@ -11,6 +11,7 @@ mod attached;
 mod call_stacks;
 mod commands;
 mod counters;
+mod daemon;
 mod endings;
 mod kernel_memory;
 mod killed;

@@ -24,9 +24,9 @@ const LEDGER_VARIABLES: &str = "PROFILER_REQUIRED_TIERS=A";
 /// The measurement in [`LEDGER`], and its name as a job.
 pub const COST: &str = "cost";
 /// Programs of this machine that the tests start.
-const PROGRAMS: [&str; 14] = [
-    "true", "sh", "seq", "ls", "cat", "sleep", "grep", "touch", "env", "id", "setarch", "unshare",
-    "umount", "findmnt",
+const PROGRAMS: [&str; 16] = [
+    "true", "sh", "seq", "sort", "tail", "ls", "cat", "sleep", "grep", "touch", "env", "id",
+    "setarch", "unshare", "umount", "findmnt",
 ];
 /// Where the C programs of the tests are, and the compiler's arguments for them.
 const FIXTURES: &str = "profiler/tests/fixtures";

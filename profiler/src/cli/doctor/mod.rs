@@ -13,6 +13,7 @@ use profiler::{
 
 use super::{Failure, output};
 use diagnosis::{Diagnosis, Off};
+use permissions::DaemonState;
 
 #[derive(Args)]
 pub struct Arguments {
@@ -128,6 +129,21 @@ fn permissions(diagnosis: &Diagnosis) -> Vec<String> {
     lines.push(format!("sysctl        {}", sysctls.join(", ")));
     let lockdown = permissions.lockdown.iter();
     lines.extend(lockdown.map(|lockdown| format!("lockdown      {lockdown}")));
+    lines.push(match permissions.file_capabilities {
+        Some(true) => "binary        has file capabilities (profiler setup)".into(),
+        Some(false) => "binary        has no file capabilities; `sudo profiler setup` gives tier C without sudo".into(),
+        None => "binary        file capabilities cannot be read".into(),
+    });
+    let socket = permissions.daemon.socket.display();
+    lines.push(match permissions.daemon.state {
+        DaemonState::Listening => {
+            format!("daemon        listens at {socket} for us: tier C without sudo")
+        }
+        DaemonState::NotAMember => {
+            format!("daemon        at {socket} is for members of its group, which we are not")
+        }
+        DaemonState::None => format!("daemon        none at {socket} (docs/privileges.md)"),
+    });
     lines
 }
 

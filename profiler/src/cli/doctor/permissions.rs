@@ -1,8 +1,16 @@
 //! What this process may do, and the settings that decide about it.
 
-use std::{collections::BTreeMap, fs};
+use std::{
+    collections::BTreeMap,
+    ffi::CStr,
+    fs,
+    path::{Path, PathBuf},
+};
 
+use profiler::daemon::client::{self, Reached};
 use serde::Serialize;
+
+use crate::cli::through_daemon;
 
 /// Capabilities that matter here: name, bit (include/uapi/linux/capability.h), and what lacks without it.
 const CAPABILITIES: [(&str, u32, &str); 7] = [
@@ -55,7 +63,29 @@ pub struct Permissions {
     /// `/sys/kernel/security/lockdown`, as far as it can be read: `integrity` and `confidentiality`
     /// restrict eBPF.
     pub lockdown: Option<String>,
+    /// Whether this binary has file capabilities (`profiler setup`); null where that cannot be read.
+    pub file_capabilities: Option<bool>,
+    pub daemon: DaemonFound,
 }
+
+/// The daemon, for whoever may load no probes.
+#[derive(Debug, Serialize)]
+pub struct DaemonFound {
+    pub socket: PathBuf,
+    pub state: DaemonState,
+}
+
+/// Whether it would do what we ask.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum DaemonState {
+    Listening,
+    NotAMember,
+    None,
+}
+
+/// The extended attribute in which a file has its capabilities (include/uapi/linux/xattr.h).
+const CAPABILITY_ATTRIBUTE: &CStr = c"security.capability";
 
 /// Asks the kernel.
 pub fn read() -> Permissions {
@@ -71,7 +101,37 @@ pub fn read() -> Permissions {
             .map(|name| (name, sysctl(name)))
             .collect(),
         lockdown: lockdown.and_then(|text| Some(text.split(['[', ']']).nth(1)?.to_owned())),
+        file_capabilities: has_capabilities(Path::new("/proc/self/exe")),
+        daemon: daemon(),
     }
+}
+
+fn has_capabilities(file: &Path) -> Option<bool> {
+    let path = std::ffi::CString::new(file.as_os_str().as_encoded_bytes()).ok()?;
+    // SAFETY: both names end with a zero byte, and with a length of 0 nothing is written.
+    let length = unsafe {
+        libc::getxattr(
+            path.as_ptr(),
+            CAPABILITY_ATTRIBUTE.as_ptr(),
+            std::ptr::null_mut(),
+            0,
+        )
+    };
+    match (length, std::io::Error::last_os_error().raw_os_error()) {
+        (0.., _) => Some(length > 0),
+        (_, Some(libc::ENODATA | libc::ENOTSUP)) => Some(false),
+        _ => None,
+    }
+}
+
+fn daemon() -> DaemonFound {
+    let socket = through_daemon::socket();
+    let state = match client::reach(&socket) {
+        Reached::Yes(_) => DaemonState::Listening,
+        Reached::NotAMember => DaemonState::NotAMember,
+        Reached::No => DaemonState::None,
+    };
+    DaemonFound { socket, state }
 }
 
 /// The mask in `/proc/PID/status`; none where it cannot be read.
@@ -106,6 +166,13 @@ fn sysctl(name: &str) -> Option<i64> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_plain_file_has_no_capabilities_and_one_that_is_not_there_none_to_tell() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        assert_eq!(has_capabilities(file.path()), Some(false));
+        assert_eq!(has_capabilities(Path::new("/nowhere/at/all")), None);
+    }
 
     #[test]
     fn a_missing_capability_is_named_with_what_it_is_for() {
