@@ -98,8 +98,9 @@ impl Profiling {
     }
 
     /// Waits until the profiler has scanned the fixtures as they stand, which its log of events tells: the
-    /// target itself cannot know.
-    fn wait_for_scan_of(&self, rss_bytes: u64) {
+    /// target itself cannot know. Gives their RSS, which is asked for anew each time: a fixture that has said that it
+    /// stands still has yet to wait, and may touch a page for that.
+    fn wait_for_scan_of(&self, tgids: &[u32]) -> u64 {
         let deadline = Instant::now() + LONG;
         let scanned = |entry: &Entry<Snapshot>| match entry {
             Entry::Snapshot(snapshot) => snapshot.processes.iter().map(|it| it.rss_bytes).sum(),
@@ -113,12 +114,14 @@ impl Profiling {
                 .rposition(|&byte| byte == b'\n')
                 .map_or(0, |end| end + 1);
             let entries = log::read(&log[..whole]).expect("whole lines");
+            let rss_bytes = tgids.iter().map(|&tgid| rss_bytes(tgid)).sum();
             if entries.iter().any(|entry| scanned(entry) == rss_bytes) {
-                return;
+                return rss_bytes;
             }
             assert!(
                 Instant::now() < deadline,
-                "never scanned: {rss_bytes} bytes, the kernel's count at the plateau"
+                "never scanned: {rss_bytes} bytes, the kernel's count at the plateau, but {:?}",
+                entries.iter().map(scanned).collect::<Vec<u64>>()
             );
             std::thread::sleep(Duration::from_millis(50));
         }
@@ -126,8 +129,7 @@ impl Profiling {
 
     /// Ends the fixtures and gives the result. `tgids` are the processes of the tree at its peak.
     pub fn finish(mut self, tgids: &[u32]) -> Profiled {
-        let rss_bytes: u64 = tgids.iter().map(|&tgid| rss_bytes(tgid)).sum();
-        self.wait_for_scan_of(rss_bytes);
+        let rss_bytes = self.wait_for_scan_of(tgids);
         let rss_of_told = self
             .told
             .iter()
