@@ -24,7 +24,7 @@ use profiler::{
 
 use crate::{
     fixtures::{Told, build, told_by},
-    profiled::{Profiling, for_everybody, read_run},
+    profiled::{Profiling, for_everybody, kernel_is_at_least, read_run},
     remains::until,
 };
 
@@ -101,11 +101,7 @@ fn rules(run: &Run) -> BTreeMap<String, u64> {
 /// Whether `VmFlags` tell that a mapping was made by `MAP_STACK` (`nh`): since Linux 6.7. Before, the stack that a
 /// thread has left looks like any other memory.
 fn stacks_can_be_told() -> bool {
-    let release = fs::read_to_string("/proc/sys/kernel/osrelease").expect("every Linux has it");
-    let mut numbers = release
-        .split(|it: char| !it.is_ascii_digit())
-        .map(|it| it.parse::<u32>().unwrap_or(0));
-    (numbers.next(), numbers.next()) >= (Some(6), Some(7))
+    kernel_is_at_least(6, 7)
 }
 
 /// The same process at the same moment, once with every call seen from its start and once without.

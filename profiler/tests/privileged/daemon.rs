@@ -17,7 +17,7 @@ use tempfile::TempDir;
 
 use crate::{
     fixtures::{build, told_by},
-    profiled::{NOBODY, for_everybody, read_run},
+    profiled::{NOBODY, for_everybody, kernel_is_at_least, read_run},
     remains::until,
 };
 
@@ -63,12 +63,17 @@ struct Daemon {
 }
 
 impl Daemon {
-    /// `None`, which is said, where the group has no name, as in a guest.
+    /// `None`, which is said, where the group has no name or the kernel is too old.
     fn start() -> Option<Daemon> {
         let Ok(Some(group)) = Group::from_gid(Gid::from_raw(NOBODY)) else {
             eprintln!("SKIPPED: group {NOBODY} has no name here");
             return None;
         };
+        // Before, maps count against RLIMIT_MEMLOCK, which is the client's.
+        if !kernel_is_at_least(5, 11) {
+            eprintln!("SKIPPED: the daemon gives no more than tier D before Linux 5.11");
+            return None;
+        }
         let tracefs = Tracefs::mounted();
         let folder = tempfile::tempdir().expect("a folder");
         let socket = folder.path().join("daemon/socket");

@@ -307,3 +307,12 @@ pub fn for_everybody(folder: &Path) -> Command {
     command.uid(NOBODY).gid(NOBODY).current_dir(folder);
     command
 }
+
+/// Whether the running kernel is of this version or a later one.
+pub fn kernel_is_at_least(major: u32, minor: u32) -> bool {
+    let release = fs::read_to_string("/proc/sys/kernel/osrelease").expect("every Linux has it");
+    let mut numbers = release
+        .split(|it: char| !it.is_ascii_digit())
+        .map(|it| it.parse::<u32>().unwrap_or(0));
+    (numbers.next(), numbers.next()) >= (Some(major), Some(minor))
+}
