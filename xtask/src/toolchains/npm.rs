@@ -50,9 +50,7 @@ pub fn unpacked(
 
 fn download(shop: &Shop, package: &Package, into: &Path) -> Result<()> {
     let npm = shop.obtain("npm")?;
-    // A copy of ours is a script that its own Node.js runs.
-    let mut words: Vec<_> = npm.variables.fill("{node}").ok().into_iter().collect();
-    words.push(npm.variables.fill("{npm}")?);
+    let mut words = vec![npm.variables.fill("{node}")?, npm.variables.fill("{npm}")?];
     let pinned = format!("{}@{}", package.package, package.version);
     words.extend(
         [
