@@ -108,6 +108,85 @@ struct Segment {
     committed: u64,
 }
 
+/// The collector's table for debuggers (`struct GcDacVars`): two versions, the size of a generation and, from
+/// [`Collector::variables`] on, a pointer to each variable.
+struct Collector<'a, W> {
+    words: &'a W,
+    /// Where the table is.
+    at: u64,
+    /// Bytes before its list of variables.
+    variables: u64,
+}
+
+/// Places in the list of variables (gcinterface.dacvars.def) that have stayed the same.
+mod variable {
+    pub const GENERATIONS: u64 = 3;
+    pub const HIGHEST_GENERATION: u64 = 4;
+    pub const EPHEMERAL_SEGMENT: u64 = 7;
+    pub const ALLOCATED: u64 = 12;
+    /// Null unless the server collector runs, which has several heaps.
+    pub const HEAPS: u64 = 20;
+    pub const INVALID: u64 = 21;
+}
+
+/// Size of a generation, in the table.
+const GENERATION_SIZE: u64 = 8;
+
+impl<W: Words> Collector<'_, W> {
+    /// The pointer to a variable.
+    fn variable(&self, place: u64) -> Result<u64, Refusal> {
+        let pointer = self.at.wrapping_add(self.variables + 8 * place);
+        Ok(self.words.u64(pointer)?)
+    }
+
+    /// Refuses a heap whose structures are about to change.
+    fn ensure_at_rest(&self) -> Result<(), Refusal> {
+        match self.words.u32(self.variable(variable::INVALID)?)? {
+            0 => Ok(()),
+            _ => Err(Refusal("in the middle of a collection".into())),
+        }
+    }
+
+    fn ensure_one_heap(&self) -> Result<(), Refusal> {
+        match self.variable(variable::HEAPS)? {
+            0 => Ok(()),
+            _ => Err(Refusal(
+                "the server collector runs, only workstation's is known".into(),
+            )),
+        }
+    }
+
+    fn generation_bytes(&self) -> Result<u64, Refusal> {
+        Ok(self.words.u64(self.at.wrapping_add(GENERATION_SIZE))?)
+    }
+
+    fn highest_generation(&self) -> Result<u64, Refusal> {
+        let highest = self.variable(variable::HIGHEST_GENERATION)?;
+        Ok(u64::from(self.words.u32(highest)?))
+    }
+
+    /// All segments of some generations, whose first one stands `start_segment` bytes into a generation.
+    fn segments(
+        &self,
+        generations: impl IntoIterator<Item = u64>,
+        start_segment: u64,
+    ) -> Result<Vec<Segment>, Refusal> {
+        let table = self.variable(variable::GENERATIONS)?;
+        let each = self.generation_bytes()?;
+        let ephemeral = (
+            self.words
+                .u64(self.variable(variable::EPHEMERAL_SEGMENT)?)?,
+            self.words.u64(self.variable(variable::ALLOCATED)?)?,
+        );
+        let mut segments = Vec::new();
+        for generation in generations {
+            let first = table.wrapping_add(generation * each + start_segment);
+            Segment::read_list(self.words, self.words.u64(first)?, ephemeral, &mut segments)?;
+        }
+        Ok(segments)
+    }
+}
+
 impl Segment {
     /// The one that is described at `at`, and where the next one is. `ephemeral` is the one that small objects are
     /// allocated from, with the end of its objects, which is kept apart.

@@ -8,7 +8,7 @@ use super::{
     Options, SessionError, attach,
     follow::{self, Following, Leave},
     job::Job,
-    signals,
+    map_sizes, signals,
 };
 use crate::{
     kernel_memory::kinds,
@@ -17,7 +17,7 @@ use crate::{
         group::{Known, TargetGroup},
     },
     probes::{
-        attach::{Probes, Sizes, Whom},
+        attach::{Probes, Whom},
         object_sizes::ObjectSizes,
     },
     results::Run,
@@ -49,11 +49,12 @@ pub fn attach_to(request: &Request, options: &Options) -> Result<Run, SessionErr
         true => Whom::Tree,
         false => Whom::OnlyGiven,
     };
-    let sizes_of_maps = Sizes {
-        call_stacks: options.call_stacks,
-        ..Sizes::default()
-    };
-    let mut probes = attach(options.tier, sizes_of_maps, whom, &mut refused_tiers)?;
+    let mut probes = attach(
+        options.tier,
+        map_sizes(&job, options),
+        whom,
+        &mut refused_tiers,
+    )?;
     if let Some(probes) = &mut probes {
         follow_all(probes, &group)?;
     }

@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result, ensure};
+use anyhow::Result;
 
 use super::definition::Package;
 use super::{Command, Shop, store};
@@ -20,27 +20,13 @@ pub fn unpacked(
     store::copy(shop.folder, id, &(package, files), |tree| {
         let downloads = tree.with_file_name("downloads");
         std::fs::create_dir(&downloads)?;
-        (shop.progress)(&format!(
-            "downloading {} {}",
-            package.package, package.version
-        ));
+        let asked = format!("{} {}", package.package, package.version);
+        (shop.progress)(&format!("downloading {asked}"));
         download(shop, package, &downloads)?;
 
-        let found = downloads.read_dir()?.collect::<Result<Vec<_>, _>>()?;
-        ensure!(
-            found.len() == 1,
-            "npm left {} files for {} {}, expected one package",
-            found.len(),
-            package.package,
-            package.version
-        );
-        let file = found[0].path();
-        store::verify(&file, sha256)?;
+        let file = store::downloaded(&downloads, ("npm", &asked, "package"), sha256)?;
 
-        (shop.progress)(&format!(
-            "unpacking {} {}",
-            package.package, package.version
-        ));
+        (shop.progress)(&format!("unpacking {asked}"));
         for (folder, patterns) in files {
             unpack(&file, &tree.join(folder), patterns)?;
         }
@@ -57,7 +43,7 @@ fn download(shop: &Shop, package: &Package, into: &Path) -> Result<()> {
             "pack",
             "--silent",
             "--pack-destination",
-            path(into)?,
+            store::word(into)?,
             &pinned,
         ]
         .map(str::to_owned),
@@ -65,7 +51,7 @@ fn download(shop: &Shop, package: &Package, into: &Path) -> Result<()> {
     let mut environment = npm.environment.clone();
     // What npm keeps would be another copy of everything.
     let cache = into.with_file_name("npm-cache");
-    environment.insert("npm_config_cache".into(), path(&cache)?.into());
+    environment.insert("npm_config_cache".into(), store::word(&cache)?.into());
     environment.insert("npm_config_update_notifier".into(), "false".into());
     Command::new(&words)?
         .environment(&environment)
@@ -87,15 +73,10 @@ fn unpack(file: &Path, folder: &Path, patterns: &[String]) -> Result<()> {
     .map(str::to_owned)
     .to_vec();
     words.push("--transform=s,.*/,,".into());
-    words.extend(["--file".to_owned(), path(file)?.to_owned()]);
-    words.extend(["--directory".to_owned(), path(folder)?.to_owned()]);
+    words.extend(["--file".to_owned(), store::word(file)?.to_owned()]);
+    words.extend(["--directory".to_owned(), store::word(folder)?.to_owned()]);
     words.push("--".into());
     words.extend(patterns.iter().cloned());
     Command::new(&words)?.output()?;
     Ok(())
-}
-
-fn path(path: &Path) -> Result<&str> {
-    path.to_str()
-        .with_context(|| format!("{} is not valid UTF-8", path.display()))
 }

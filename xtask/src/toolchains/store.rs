@@ -3,7 +3,7 @@
 
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 use serde::Serialize;
 use sha2::{Digest, Sha256};
 
@@ -38,8 +38,32 @@ pub fn copy(
     Ok(finished)
 }
 
+/// The one file that `tool` has downloaded into `folder` when asked for `pinned`, which is to be one `kind`, once it
+/// is [verified](verify).
+pub fn downloaded(
+    folder: &Path,
+    (tool, pinned, kind): (&str, &str, &str),
+    sha256: &str,
+) -> Result<PathBuf> {
+    let files = folder.read_dir()?.collect::<Result<Vec<_>, _>>()?;
+    ensure!(
+        files.len() == 1,
+        "{tool} left {} files for {pinned}, expected one {kind}",
+        files.len()
+    );
+    let file = files[0].path();
+    verify(&file, sha256)?;
+    Ok(file)
+}
+
+/// A path as a word of a command.
+pub fn word(path: &Path) -> Result<&str> {
+    path.to_str()
+        .with_context(|| format!("{} is not valid UTF-8", path.display()))
+}
+
 /// Refuses a file whose SHA-256 is not the pinned one.
-pub fn verify(file: &Path, sha256: &str) -> Result<()> {
+fn verify(file: &Path, sha256: &str) -> Result<()> {
     let mut hasher = Sha256::new();
     let mut content = std::fs::File::open(file)?;
     std::io::copy(&mut content, &mut hasher)?;

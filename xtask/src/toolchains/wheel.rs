@@ -1,9 +1,9 @@
 //! Wheels of the Python package index, downloaded and unpacked by pip, which is a toolchain of its own.
 
 use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::Result;
 
 use super::definition::{Definition, Package};
 use super::{Command, Shop, Toolchain, store};
@@ -26,18 +26,11 @@ pub fn unpacked(
             "--only-binary",
             ":all:",
             "--dest",
-            path(&downloads)?,
+            store::word(&downloads)?,
             &pinned,
         ])?;
 
-        let files = downloads.read_dir()?.collect::<Result<Vec<_>, _>>()?;
-        ensure!(
-            files.len() == 1,
-            "pip left {} files for {pinned}, expected one wheel",
-            files.len()
-        );
-        let file = files[0].path();
-        store::verify(&file, sha256)?;
+        let file = store::downloaded(&downloads, ("pip", &pinned, "wheel"), sha256)?;
 
         (shop.progress)(&format!("unpacking {} {}", wheel.package, wheel.version));
         pip.run(&[
@@ -45,8 +38,8 @@ pub fn unpacked(
             "--no-index",
             "--no-compile",
             "--target",
-            path(tree)?,
-            path(&file)?,
+            store::word(tree)?,
+            store::word(&file)?,
         ])
     })
 }
@@ -66,9 +59,4 @@ impl Pip {
         Command::new(&words)?.environment(&environment).output()?;
         Ok(())
     }
-}
-
-fn path(path: &Path) -> Result<&str> {
-    path.to_str()
-        .with_context(|| format!("{} is not valid UTF-8", path.display()))
 }

@@ -18,7 +18,7 @@ use std::{collections::HashMap, ops::Range};
 
 use serde::Deserialize;
 
-use super::{Heap, LIBRARY, MOST_SEGMENTS, Segment, segment};
+use super::{Collector, GENERATION_SIZE, Heap, LIBRARY, MOST_SEGMENTS, segment};
 use crate::adapters::{
     Refusal,
     memory::{Unreadable, Words},
@@ -46,23 +46,15 @@ const LONGEST_JSON: u32 = 1 << 20;
 pub(super) const INTERFACE: u8 = 2;
 /// Entries of debuggers' table: .NET 9 has 158.
 pub(super) const MOST_ENTRIES: u64 = 256;
-/// `GcDacVars`: versions, size of a generation, number of generations, then a pointer to each variable.
-pub(super) const GENERATION_SIZE: u64 = 8;
+/// `GcDacVars`: the number of generations stands before the variables, too.
 pub(super) const GENERATIONS: u64 = 16;
 pub(super) const VARIABLES: u64 = 24;
 /// Generations 0 to 2, large objects, pinned ones.
 pub(super) const LISTS: u64 = 5;
-/// Places in the list of variables (gcinterface.dacvars.def, 2.1 and later).
+/// Further places in the list of variables (gcinterface.dacvars.def, 2.1 and later).
 pub(super) mod variable {
-    pub const GENERATION_TABLE: u64 = 3;
-    pub const HIGHEST_GENERATION: u64 = 4;
     /// `c_gc_state`
     pub const BACKGROUND: u64 = 6;
-    pub const EPHEMERAL_SEGMENT: u64 = 7;
-    pub const ALLOCATED: u64 = 12;
-    /// Null unless the server collector runs, which has several heaps.
-    pub const HEAPS: u64 = 20;
-    pub const INVALID: u64 = 21;
     /// Offsets of `allocation_context`, `start_segment` and `allocation_start` (dac_generation_fields.h), 32 bits
     /// each; the last is -1 where the heap has regions.
     pub const GENERATION_FIELDS: u64 = 28;
@@ -82,21 +74,20 @@ const KINDS: u64 = 3;
 /// Reads where the objects are.
 pub fn read(view: &impl Words, table: u64, descriptor: u64) -> Result<Heap, Refusal> {
     let free_object = free_object(view, descriptor)?;
-    let vars = collector(view, table)?;
-    let variable = |place: u64| view.u64(vars.wrapping_add(VARIABLES + 8 * place));
-    if view.u32(variable(variable::INVALID)?)? != 0 {
-        return Err(Refusal("in the middle of a collection".into()));
-    }
+    let vars = find_collector(view, table)?;
+    let collector = Collector {
+        words: view,
+        at: vars,
+        variables: VARIABLES,
+    };
+    let variable = |place: u64| collector.variable(place);
+    collector.ensure_at_rest()?;
     if view.u32(variable(variable::BACKGROUND)?)? != NO_BACKGROUND {
         return Err(Refusal("in the middle of a background collection".into()));
     }
-    if variable(variable::HEAPS)? != 0 {
-        return Err(Refusal(
-            "the server collector runs, only workstation's is known".into(),
-        ));
-    }
-    let generation_bytes = view.u64(vars.wrapping_add(GENERATION_SIZE))?;
-    let highest = view.u32(variable(variable::HIGHEST_GENERATION)?)?;
+    collector.ensure_one_heap()?;
+    let generation_bytes = collector.generation_bytes()?;
+    let highest = collector.highest_generation()?;
     let fields = variable(variable::GENERATION_FIELDS)?;
     let start_segment = u64::from(view.u32(fields.wrapping_add(4))?);
     let has_regions = view.u32(fields.wrapping_add(8))? == u32::MAX;
@@ -105,16 +96,7 @@ pub fn read(view: &impl Words, table: u64, descriptor: u64) -> Result<Heap, Refu
             "{highest} generations of {generation_bytes} bytes are not a heap of regions"
         )));
     }
-    let generations = variable(variable::GENERATION_TABLE)?;
-    let ephemeral = (
-        view.u64(variable(variable::EPHEMERAL_SEGMENT)?)?,
-        view.u64(variable(variable::ALLOCATED)?)?,
-    );
-    let mut segments = Vec::new();
-    for generation in 0..LISTS {
-        let first = generations.wrapping_add(generation * generation_bytes + start_segment);
-        Segment::read_list(view, view.u64(first)?, ephemeral, &mut segments)?;
-    }
+    let segments = collector.segments(0..LISTS, start_segment)?;
     // A region begins at a page, its first object some words behind that.
     let before = segments.iter().map(|it| page_floor(it.mem)..it.mem);
     let mut spare: Vec<_> = before.collect();
@@ -155,7 +137,7 @@ fn spare_regions(
 }
 
 /// The collector's table, by the entry of debuggers' table that leads to one.
-fn collector(view: &impl Words, table: u64) -> Result<u64, Refusal> {
+fn find_collector(view: &impl Words, table: u64) -> Result<u64, Refusal> {
     let mut found = Vec::new();
     let mut seen = None;
     for entry in 0..MOST_ENTRIES {
@@ -200,11 +182,12 @@ fn looks_like_collector(view: &impl Words, vars: u64) -> Result<Option<u8>, Unre
         && (64..4096).contains(&generation_bytes)
         && generation_bytes % 8 == 0
         && view.u64(vars.wrapping_add(GENERATIONS))? == LISTS
-        && view.u64(vars.wrapping_add(VARIABLES + 8 * variable::GENERATION_TABLE))? != 0;
+        && view.u64(vars.wrapping_add(VARIABLES + 8 * super::variable::GENERATIONS))? != 0;
     if !is_one {
         return Ok(None);
     }
-    let highest = view.u64(vars.wrapping_add(VARIABLES + 8 * variable::HIGHEST_GENERATION))?;
+    let highest =
+        view.u64(vars.wrapping_add(VARIABLES + 8 * super::variable::HIGHEST_GENERATION))?;
     let is_one = view.u32(highest)? == 2;
     Ok(is_one.then_some(versions as u8))
 }

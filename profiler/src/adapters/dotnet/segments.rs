@@ -7,7 +7,7 @@
 //!
 //! Sources: src/gc/gcinterface.dac.h and gcinterface.dacvars.def of CoreCLR 3.1, interface 1.
 
-use super::{Heap, Segment};
+use super::{Collector, Heap};
 use crate::adapters::{
     Refusal,
     memory::{Memory, Words},
@@ -18,19 +18,8 @@ pub const SYMBOLS: [&str; 2] = ["g_gc_dac_vars", "g_gc_pFreeObjectMethodTable"];
 
 /// `major_version_number`: raised when a variable or a type changes.
 pub(super) const INTERFACE: u8 = 1;
-/// `GcDacVars`: major and minor version, size of a generation, then a pointer to each variable.
-pub(super) const GENERATION_SIZE: u64 = 8;
+/// `GcDacVars`: versions and size of a generation come before the variables.
 pub(super) const VARIABLES: u64 = 16;
-/// Places in the list of variables (gcinterface.dacvars.def).
-pub(super) mod variable {
-    pub const GENERATIONS: u64 = 3;
-    pub const HIGHEST_GENERATION: u64 = 4;
-    pub const EPHEMERAL_SEGMENT: u64 = 7;
-    pub const ALLOCATED: u64 = 12;
-    /// Null unless the server collector runs, which has several heaps.
-    pub const HEAPS: u64 = 20;
-    pub const INVALID: u64 = 21;
-}
 /// `dac_generation`: `gc_alloc_context` of 56 bytes, then the first segment.
 pub(super) const START_SEGMENT: u64 = 56;
 
@@ -42,35 +31,23 @@ pub fn read(memory: &Memory, table: u64, free_object: u64) -> Result<Heap, Refus
             "interface {version} of the collector is not known; {INTERFACE} is"
         )));
     }
-    let variable = |place: u64| memory.u64(table.wrapping_add(VARIABLES + 8 * place));
-    if memory.u32(variable(variable::INVALID)?)? != 0 {
-        return Err(Refusal("in the middle of a collection".into()));
-    }
-    if variable(variable::HEAPS)? != 0 {
-        return Err(Refusal(
-            "the server collector runs, only workstation's is known".into(),
-        ));
-    }
-    let generation_bytes = memory.u64(table.wrapping_add(GENERATION_SIZE))?;
-    let highest = u64::from(memory.u32(variable(variable::HIGHEST_GENERATION)?)?);
+    let collector = Collector {
+        words: memory,
+        at: table,
+        variables: VARIABLES,
+    };
+    collector.ensure_at_rest()?;
+    collector.ensure_one_heap()?;
+    let generation_bytes = collector.generation_bytes()?;
+    let highest = collector.highest_generation()?;
     if highest != 2 || !(START_SEGMENT + 8..4096).contains(&generation_bytes) {
         return Err(Refusal(format!(
             "{highest} generations of {generation_bytes} bytes are not those of CoreCLR 3.1"
         )));
     }
-    let generations = variable(variable::GENERATIONS)?;
-    let ephemeral = (
-        memory.u64(variable(variable::EPHEMERAL_SEGMENT)?)?,
-        memory.u64(variable(variable::ALLOCATED)?)?,
-    );
-    let mut segments = Vec::new();
-    // Small objects of all generations, then the large ones.
-    for generation in [highest, highest + 1] {
-        let first = generations.wrapping_add(generation * generation_bytes + START_SEGMENT);
-        Segment::read_list(memory, memory.u64(first)?, ephemeral, &mut segments)?;
-    }
     Ok(Heap {
-        segments,
+        // Small objects of all generations, then the large ones.
+        segments: collector.segments([highest, highest + 1], START_SEGMENT)?,
         free_object,
         spare: Vec::new(),
     })

@@ -1,7 +1,7 @@
 //! A literal heap of the collector: two segments and a few objects.
 
 use super::{
-    segments::{GENERATION_SIZE, INTERFACE, START_SEGMENT, VARIABLES, variable},
+    segments::{INTERFACE, START_SEGMENT, VARIABLES},
     *,
 };
 use crate::units::PAGE;

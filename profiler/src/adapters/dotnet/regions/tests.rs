@@ -1,5 +1,6 @@
 //! A literal heap of regions: debuggers' table, the collector's, the descriptor, two regions and a free one.
 
+use super::super::variable as common;
 use super::*;
 use crate::adapters::memory::{Memory, fake::Fake};
 
@@ -46,8 +47,8 @@ fn heap() -> Fake {
         fake.put(VALUES + 8 * place, 0);
     }
     let pointer = |fake: &mut Fake, place: u64, to: u64| fake.put(VARS + VARIABLES + 8 * place, to);
-    pointer(&mut fake, variable::GENERATION_TABLE, GENERATION_TABLE);
-    pointer(&mut fake, variable::HEAPS, 0);
+    pointer(&mut fake, common::GENERATIONS, GENERATION_TABLE);
+    pointer(&mut fake, common::HEAPS, 0);
     pointer(&mut fake, variable::GENERATION_FIELDS, FIELDS);
     for place in [
         variable::TO_DECOMMIT,
@@ -60,10 +61,10 @@ fn heap() -> Fake {
             FREE_LISTS + 0x1000 * (place + 1),
         );
     }
-    fake.put(VALUES + 8 * variable::HIGHEST_GENERATION, 2);
+    fake.put(VALUES + 8 * common::HIGHEST_GENERATION, 2);
     fake.put(VALUES + 8 * variable::BACKGROUND, u64::from(NO_BACKGROUND));
-    fake.put(VALUES + 8 * variable::EPHEMERAL_SEGMENT, REGIONS + 0x100);
-    fake.put(VALUES + 8 * variable::ALLOCATED, HEAP + 0x40_0028 + 0x80);
+    fake.put(VALUES + 8 * common::EPHEMERAL_SEGMENT, REGIONS + 0x100);
+    fake.put(VALUES + 8 * common::ALLOCATED, HEAP + 0x40_0028 + 0x80);
     fake.put(FIELDS, START << 32);
     fake.put(FIELDS + 8, u64::from(u32::MAX));
     fake.touch(GENERATION_TABLE, GENERATION_TABLE + 0x1000);
@@ -137,16 +138,16 @@ fn what_is_not_understood_is_refused() {
             fake.put(VARS + 0x800 + GENERATION_SIZE, GENERATION);
             fake.put(VARS + 0x800 + GENERATIONS, LISTS);
             let at = VARS + 0x800 + VARIABLES;
-            fake.put(at + 8 * variable::GENERATION_TABLE, GENERATION_TABLE);
+            fake.put(at + 8 * common::GENERATIONS, GENERATION_TABLE);
             fake.put(
-                at + 8 * variable::HIGHEST_GENERATION,
-                VALUES + 8 * variable::HIGHEST_GENERATION,
+                at + 8 * common::HIGHEST_GENERATION,
+                VALUES + 8 * common::HIGHEST_GENERATION,
             );
         },
         "2 entries",
     );
     says(
-        &|fake| fake.put(VALUES + 8 * variable::INVALID, 1),
+        &|fake| fake.put(VALUES + 8 * common::INVALID, 1),
         "in the middle of a collection",
     );
     says(
@@ -154,7 +155,7 @@ fn what_is_not_understood_is_refused() {
         "background collection",
     );
     says(
-        &|fake| fake.put(VARS + VARIABLES + 8 * variable::HEAPS, VALUES),
+        &|fake| fake.put(VARS + VARIABLES + 8 * common::HEAPS, VALUES),
         "server",
     );
     says(&|fake| fake.put(FIELDS + 8, 16), "not a heap of regions");
@@ -185,9 +186,9 @@ proptest::proptest! {
     fn damaged_structures_never_panic(
         at in proptest::sample::select(vec![
             DAC_TABLE + 8 * 20, GLOBAL, VARS, VARS + GENERATION_SIZE, VARS + GENERATIONS,
-            VARS + VARIABLES + 8 * variable::GENERATION_TABLE, VARS + VARIABLES + 8 * variable::FREE_REGIONS,
+            VARS + VARIABLES + 8 * common::GENERATIONS, VARS + VARIABLES + 8 * variable::FREE_REGIONS,
             VARS + VARIABLES + 8 * variable::GENERATION_FIELDS, FIELDS, FIELDS + 8,
-            VALUES + 8 * variable::EPHEMERAL_SEGMENT, VALUES + 8 * variable::ALLOCATED,
+            VALUES + 8 * common::EPHEMERAL_SEGMENT, VALUES + 8 * common::ALLOCATED,
             GENERATION_TABLE + START, REGIONS + segment::MEM, REGIONS + segment::NEXT,
             REGIONS + 0x200 + segment::MEM, DESCRIPTOR + 8, DESCRIPTOR + descriptor::JSON,
             DESCRIPTOR + descriptor::POINTER_DATA, JSON, JSON + 64, POINTER + 8,
