@@ -14,13 +14,16 @@ mod table;
 
 use std::{
     fs,
+    num::NonZero,
     path::Path,
     time::{Duration, Instant},
 };
 
-use anyhow::{Result, bail};
+use anyhow::{Context, Result, bail};
+use rayon::prelude::*;
 
 use crate::toolchains::{self, Install, Shop};
+use kernels::Kernel;
 use machine::{Accelerator, Complaints, Ended, Machine};
 use payload::Purpose;
 use report::Report;
@@ -36,6 +39,10 @@ pub struct Options {
     /// Seconds after which a guest counts as hung and is killed
     #[arg(long, default_value_t = 1200)]
     timeout: u64,
+
+    /// Guests that run at the same time [default: as many as there are CPUs, and one with KVM or --cost]
+    #[arg(long)]
+    jobs: Option<NonZero<usize>>,
 
     /// Only tests whose name holds this
     #[arg(long)]
@@ -85,7 +92,6 @@ pub fn run(options: &Options, root: &Path) -> Result<()> {
     let Some(first) = kernels.first() else {
         bail!("no kernel is asked for; try `cargo xtask vm 6.12`");
     };
-    let log = |release: &str| folder.join(format!("{release}.log"));
     let accelerator = match purpose {
         Purpose::Count => Accelerator::Counting,
         Purpose::Test(_) => {
@@ -103,30 +109,52 @@ pub fn run(options: &Options, root: &Path) -> Result<()> {
         Accelerator::Tcg => "TCG, since KVM is not here or boots no guest",
         Accelerator::Counting => "TCG, counting instructions",
     };
-    eprintln!("booting {} kernels with {with}", kernels.len());
-
-    let mut booted = Vec::new();
-    for kernel in &kernels {
-        eprint!("{}:", kernel.release);
-        let log = log(&kernel.release);
+    // A translated guest takes one CPU (see `Machine::run`), whatever it has itself.
+    let at_once = options.jobs.map_or_else(
+        || match accelerator {
+            Accelerator::Tcg => std::thread::available_parallelism().map_or(1, NonZero::get),
+            Accelerator::Kvm | Accelerator::Counting => 1,
+        },
+        NonZero::get,
+    );
+    eprintln!(
+        "booting {} kernels with {with}, {at_once} at a time",
+        kernels.len()
+    );
+    let boot = |kernel: &Kernel| -> Result<Booted> {
+        let release = &kernel.release;
+        let log = folder.join(format!("{release}.log"));
         let guest = machine.run(&kernel.image, &payload.initramfs, &log, &|line| {
             if let Some(name) = line.strip_prefix("@guest begin ") {
-                eprint!(" {name}");
+                eprintln!("{release}: {name}");
             }
         })?;
-        eprintln!(", {:.0} s", guest.seconds);
         let outcome = Booted {
-            release: kernel.release.clone(),
+            release: release.clone(),
             report: Report::read(&guest.console),
             hung: guest.ended == Ended::Hung,
             seconds: guest.seconds,
         };
-        if !outcome.succeeded(&payload.jobs) {
-            eprint!("{}", last_words(&outcome, &guest.console));
-            eprintln!("the whole console is in {}", log.display());
+        if outcome.succeeded(&payload.jobs) {
+            eprintln!("{release}: {:.0} s", guest.seconds);
+        } else {
+            // At once, and in one piece.
+            eprintln!(
+                "{}the whole console is in {}",
+                last_words(&outcome, &guest.console),
+                log.display()
+            );
         }
-        booted.push(outcome);
-    }
+        Ok(outcome)
+    };
+    let guests = rayon::ThreadPoolBuilder::new()
+        .num_threads(at_once)
+        .build()
+        .context("cannot start threads for the guests")?;
+    let booted = guests.install(|| {
+        let each = kernels.par_iter().with_max_len(1);
+        each.map(boot).collect::<Result<Vec<_>>>()
+    })?;
 
     print!("{}", table::table(&booted, &payload.jobs));
     print!("{}", table::details(&booted));
