@@ -37,7 +37,7 @@ pub struct Options {
     versions: Vec<String>,
 
     /// Seconds after which a guest counts as hung and is killed
-    #[arg(long, default_value_t = 1200)]
+    #[arg(long, default_value_t = 1800)]
     timeout: u64,
 
     /// Guests that run at the same time [default: as many as there are CPUs, and one with KVM or --cost]
