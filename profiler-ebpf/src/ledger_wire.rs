@@ -336,3 +336,10 @@ pub struct Peek {
     /// Out: address of that array's `bpf_array`.
     pub array: u64,
 }
+
+/// The count, to the page, that calls for a new candidate when the last one had so many: a part of it, by `slack_shift`,
+/// and 4 pages more, so that what grows page by page is not copied again and again.
+#[inline(always)]
+pub const fn growth_limit(candidate_pages: u64, slack_shift: u64) -> u64 {
+    candidate_pages + (candidate_pages >> slack_shift) + 4
+}

@@ -3,7 +3,7 @@
 use aya_ebpf::helpers::{bpf_get_current_pid_tgid, bpf_ktime_get_ns};
 use profiler_ebpf::{
     Record, kind,
-    ledger_wire::{SPACES, Space, State},
+    ledger_wire::{SPACES, Space, State, growth_limit},
 };
 
 use super::kernel::{read, read_int};
@@ -151,7 +151,7 @@ extern "C" fn ledger_tree_pages(how: u32) -> u64 {
 fn limit(candidate: &u64) -> u64 {
     // SAFETY: a reference is valid; volatile, because another CPU may just have made a candidate.
     let candidate = unsafe { (&raw const *candidate).read_volatile() };
-    candidate + (candidate >> slack_shift()) + 4
+    growth_limit(candidate, slack_shift())
 }
 
 /// Pages of the tree, if they call for a new candidate. The cheap count comes first: mostly it is

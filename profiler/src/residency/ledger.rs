@@ -181,7 +181,8 @@ fn decode_chunk([key, epoch, begun, taken, bits @ ..]: ChunkWords) -> Chunk {
     }
 }
 
-fn decode_state([first, spaces, rest @ ..]: StateWords) -> State {
+/// The one [`State`].
+pub fn decode_state([first, spaces, rest @ ..]: StateWords) -> State {
     let (epoch, growing_in) = halves(first);
     let [
         candidate_pages,

@@ -2,13 +2,15 @@
 
 use std::collections::HashMap;
 
+use profiler_ebpf::ledger_wire::growth_limit;
+
 use super::{analysis::Analysis, at_peak::AtPeak, own_peak::OwnPeak};
 use crate::{
-    probes::ledger::LedgerProbes,
+    probes::{layout::SLACK_SHIFT, ledger::LedgerProbes},
     residency::{
-        Method,
+        Method, ResidentRange,
         hidden_growth::statm_is_exact,
-        ledger::{Ledger, decode_space},
+        ledger::{Ledger, decode_space, decode_state},
         scan::present_pages,
     },
     results,
@@ -16,7 +18,7 @@ use crate::{
 };
 
 /// A scan beats the ledger's candidate only by more than this part of it: below, the ledger's slack
-/// explains it (`SLACK_SHIFT`).
+/// explains it ([`SLACK_SHIFT`]).
 const SLACK: u64 = 512;
 
 /// The highest RSS of each process, by tgid: bytes, and `CLOCK_MONOTONIC` in ns.
@@ -39,20 +41,7 @@ pub(super) fn read(
     method: Method,
     exec_ns: u64,
 ) -> (results::Ledger, OfProcesses) {
-    // Pages first, ledger second: what changes in between has been copied by then.
-    let mut present = HashMap::new();
-    let spaces = probes.spaces().map(decode_space);
-    for space in spaces.filter(|space| space.users > 0) {
-        if let Ok(pages) = present_pages(space.tgid, method) {
-            present.insert(space.tgid, pages);
-        }
-    }
-    let ledger = Ledger::decode(
-        probes.state(),
-        probes.spaces(),
-        probes.chunks(),
-        probes.own_chunks(),
-    );
+    let (present, ledger) = read_whole(probes, method);
     let state = &ledger.state;
     let seconds = |ns: u64| ns.saturating_sub(exec_ns) as f64 / 1e9;
     let mut account = results::Ledger {
@@ -82,15 +71,64 @@ pub(super) fn read(
             account.composed = true;
         }
     }
-    account.error_bound_bytes = account.highest_bytes - account.composed_bytes
-        + account.missing_bytes
-        + account.extra_bytes;
-    account.loss = loss(&account);
+    let differ = account.missing_bytes + account.extra_bytes;
+    account.error_bound_bytes = at_most_pages(&ledger) * PAGE - account.composed_bytes + differ;
+    let counted = account.highest_bytes - account.composed_bytes + differ;
+    account.loss = loss(&account, counted);
     let of_processes = OfProcesses {
         highest: highest(&ledger),
         at_peak: at_peak.compose_own(&ledger, &present, analysis),
     };
     (account, of_processes)
+}
+
+/// How often pages and ledger are read again because a candidate was made meanwhile. A process that is attached to runs on
+/// while it is read.
+const READINGS: usize = 8;
+
+/// The pages that are there now, by tgid, and the ledger, both of the same candidates.
+fn read_whole(probes: &LedgerProbes, method: Method) -> (HashMap<u32, Vec<ResidentRange>>, Ledger) {
+    let mut readings = 0;
+    loop {
+        let before = epochs(probes);
+        // Pages first, ledger second: what changes in between has been copied by then.
+        let mut present = HashMap::new();
+        let spaces = probes.spaces().map(decode_space);
+        for space in spaces.filter(|space| space.users > 0) {
+            if let Ok(pages) = present_pages(space.tgid, method) {
+                present.insert(space.tgid, pages);
+            }
+        }
+        let ledger = Ledger::decode(
+            probes.state(),
+            probes.spaces(),
+            probes.chunks(),
+            probes.own_chunks(),
+        );
+        readings += 1;
+        if epochs(probes) == before || readings == READINGS {
+            return (present, ledger);
+        }
+    }
+}
+
+/// Those of the tree and of each space.
+fn epochs(probes: &LedgerProbes) -> Vec<u32> {
+    let of_spaces = probes.spaces().map(|words| decode_space(words).own_epoch);
+    std::iter::once(decode_state(probes.state()).epoch)
+        .chain(of_spaces)
+        .collect()
+}
+
+/// The most pages that the tree may have had at any removal. Growth over the candidate by less than the slack makes no
+/// new one, and is not counted to the page for the tree as a whole. What is counted whenever it may be a new highest is
+/// each space, so that of a single one is exact.
+fn at_most_pages(ledger: &Ledger) -> u64 {
+    let state = &ledger.state;
+    let of_spaces: u64 = ledger.spaces.iter().map(|it| it.highest_pages).sum();
+    growth_limit(state.candidate_pages, SLACK_SHIFT)
+        .min(of_spaces)
+        .max(state.highest_pages)
 }
 
 /// A process has had several address spaces if it exec'd.
@@ -106,7 +144,8 @@ fn highest(ledger: &Ledger) -> Highest {
     highest
 }
 
-fn loss(account: &results::Ledger) -> Option<String> {
+/// `counted`: bytes by which what was counted and what was composed differ.
+fn loss(account: &results::Ledger, counted: u64) -> Option<String> {
     let losses = [
         (account.pool_full, "copies found no room"),
         (account.spaces_full, "address spaces found no room"),
@@ -128,10 +167,10 @@ fn loss(account: &results::Ledger) -> Option<String> {
     }
     // Counters that lag (before Linux 6.2) know less than the page tables do; that is no loss.
     let lagging = account.missing_bytes == 0 && !statm_is_exact();
-    if account.error_bound_bytes > account.highest_bytes / 100 && !lagging {
+    if counted > account.highest_bytes / 100 && !lagging {
         words.push(format!(
             "bits and counters differ by up to {} bytes ({} removals were not seen)",
-            account.error_bound_bytes, account.unseen_removals
+            counted, account.unseen_removals
         ));
     }
     if !account.composed {
