@@ -3,13 +3,12 @@
 use std::{
     os::unix::fs::{PermissionsExt, chown},
     path::Path,
-    process::Command,
 };
 
 use anyhow::{Context, Result, bail};
 use clap::Args;
 use nix::unistd::{Group, Uid};
-use profiler::privileges::FILE_CAPABILITIES;
+use profiler::privileges::{FILE_CAPABILITIES, give_to_file, take_from_file};
 
 use super::{Failure, output, run::OWN_FAILURE};
 
@@ -36,15 +35,24 @@ fn set_up(arguments: &Arguments) -> Result<()> {
         bail!("setup needs root; try `sudo profiler setup`");
     }
     if arguments.remove {
-        setcap(&["-r"], &binary)?;
-        let done = format!("{} has no capabilities any more\n", binary.display());
+        let had = take_from_file(&binary)
+            .with_context(|| format!("cannot take capabilities from {}", binary.display()))?;
+        let done = match had {
+            true => format!("{} has no capabilities any more\n", binary.display()),
+            false => format!("{} had no capabilities\n", binary.display()),
+        };
         return output::print(done.as_bytes());
     }
     if let Some(name) = &arguments.group {
         restrict(&binary, name)?;
     }
     // Last: whoever owns a file takes its capabilities away.
-    setcap(&[FILE_CAPABILITIES], &binary)?;
+    give_to_file(&binary).with_context(|| {
+        format!(
+            "cannot give capabilities to {}; they take root of the machine and a file system with extended attributes",
+            binary.display()
+        )
+    })?;
     let done = format!(
         "{} has {FILE_CAPABILITIES}\ntier C needs no sudo now, for one's own processes; see docs/privileges.md\n",
         binary.display()
@@ -57,17 +65,5 @@ fn restrict(binary: &Path, name: &str) -> Result<()> {
         .with_context(|| format!("there is no group {name}; try `groupadd --system {name}`"))?;
     chown(binary, Some(0), Some(group.gid.as_raw()))?;
     std::fs::set_permissions(binary, std::fs::Permissions::from_mode(0o750))?;
-    Ok(())
-}
-
-fn setcap(arguments: &[&str], binary: &Path) -> Result<()> {
-    let output = Command::new("setcap")
-        .args(arguments)
-        .arg(binary)
-        .output()
-        .context("cannot run setcap; on Debian it comes with `apt-get install libcap2-bin`")?;
-    if !output.status.success() {
-        bail!("setcap: {}", String::from_utf8_lossy(&output.stderr).trim());
-    }
     Ok(())
 }

@@ -24,7 +24,7 @@ use super::{
     tier::{Tier, TierError},
     tracefs::{self, TracefsError},
 };
-use crate::privileges::{may_probe, while_probing};
+use crate::privileges::{is_admin, may_probe, while_probing};
 
 /// The hooked calls: name, and whether the region map is right without it. A call that this kernel
 /// does not have cannot be made either, so a missing tracepoint costs nothing.
@@ -64,6 +64,9 @@ pub enum ProbeState {
     Off,
 }
 
+/// The highest `kernel.perf_event_paranoid` with which CAP_PERFMON is enough in every kernel.
+const PARANOID: i32 = 2;
+
 /// Why the probes could not be attached.
 #[derive(Debug, Error)]
 pub enum AttachError {
@@ -75,6 +78,16 @@ pub enum AttachError {
     Permission {
         /// Effective uid and the sysctl that matters.
         seen: String,
+    },
+    /// Debian's and Ubuntu's kernels keep perf events, and tracepoints with them, for `CAP_SYS_ADMIN` while this
+    /// sysctl is above [`PARANOID`].
+    #[error(
+        "tracepoints are for root alone here: seen kernel.perf_event_paranoid={seen}, expected {PARANOID} or less; try \
+         `sudo profiler …`, or `sudo sysctl kernel.perf_event_paranoid={PARANOID}`"
+    )]
+    PerfEventParanoid {
+        /// What it is.
+        seen: i32,
     },
     /// The kernel lacks something that the probes need.
     #[error(
@@ -373,11 +386,25 @@ fn load_error(error: EbpfError) -> AttachError {
 }
 
 pub(super) fn program_error(error: ProgramError) -> AttachError {
-    if may_probe() {
-        kernel_error(&error)
-    } else {
-        permission_error()
+    if !may_probe() {
+        return permission_error();
     }
+    match sysctl("perf_event_paranoid").parse() {
+        Ok(seen) if seen > PARANOID && !is_admin() && is_for_want_of_permission(&error) => {
+            AttachError::PerfEventParanoid { seen }
+        }
+        _ => kernel_error(&error),
+    }
+}
+
+/// Whether the kernel's own error at the bottom says so (`EACCES` or `EPERM`).
+fn is_for_want_of_permission(error: &(dyn std::error::Error + 'static)) -> bool {
+    let mut errors = std::iter::successors(Some(error), |error| error.source());
+    errors.any(|error| {
+        error
+            .downcast_ref::<std::io::Error>()
+            .is_some_and(|error| error.kind() == std::io::ErrorKind::PermissionDenied)
+    })
 }
 
 /// Without permission, what fails next says so in clearer words.
@@ -409,11 +436,13 @@ pub(super) fn kernel_error(error: &dyn std::error::Error) -> AttachError {
     }
 }
 
+/// `?` where it cannot be read.
+fn sysctl(name: &str) -> String {
+    let value = std::fs::read_to_string(format!("/proc/sys/kernel/{name}"));
+    value.map_or_else(|_| "?".to_owned(), |value| value.trim().to_owned())
+}
+
 fn permission_error() -> AttachError {
-    let sysctl = |name: &str| {
-        let value = std::fs::read_to_string(format!("/proc/sys/kernel/{name}"));
-        value.map_or_else(|_| "?".to_owned(), |value| value.trim().to_owned())
-    };
     AttachError::Permission {
         seen: format!(
             "uid {} (kernel.unprivileged_bpf_disabled={}, kernel.perf_event_paranoid={})",

@@ -9,7 +9,6 @@ use std::{
 };
 
 use nix::{
-    mount::{MntFlags, MsFlags, mount, umount2},
     sys::signal::{Signal, kill},
     unistd::{Gid, Group, Pid},
 };
@@ -19,40 +18,8 @@ use crate::{
     fixtures::{build, told_by},
     profiled::{NOBODY, for_everybody, kernel_is_at_least, read_run},
     remains::until,
+    tracefs::Tracefs,
 };
-
-/// tracefs where distributions have it mounted, which the daemon asks for; ours goes at the end.
-struct Tracefs {
-    is_ours: bool,
-}
-
-const TRACEFS: &str = "/sys/kernel/tracing";
-
-impl Tracefs {
-    fn mounted() -> Tracefs {
-        let is_ours = !Path::new(TRACEFS).join("events").exists();
-        if is_ours {
-            let none: Option<&str> = None;
-            mount(
-                Some("tracefs"),
-                TRACEFS,
-                Some("tracefs"),
-                MsFlags::empty(),
-                none,
-            )
-            .expect("we are root");
-        }
-        Tracefs { is_ours }
-    }
-}
-
-impl Drop for Tracefs {
-    fn drop(&mut self) {
-        if self.is_ours {
-            let _ = umount2(TRACEFS, MntFlags::MNT_DETACH);
-        }
-    }
-}
 
 /// A daemon for the group of [`NOBODY`], and a folder that everybody may use.
 struct Daemon {

@@ -20,5 +20,7 @@ mod processes;
 mod profiled;
 mod raised;
 mod remains;
+mod setup;
 mod signals;
 mod threads;
+mod tracefs;

@@ -2,12 +2,14 @@
 
 use std::{
     collections::BTreeMap,
-    ffi::CStr,
     fs,
     path::{Path, PathBuf},
 };
 
-use profiler::daemon::client::{self, Reached};
+use profiler::{
+    daemon::client::{self, Reached},
+    privileges::file_has_any,
+};
 use serde::Serialize;
 
 use crate::cli::through_daemon;
@@ -84,9 +86,6 @@ pub enum DaemonState {
     None,
 }
 
-/// The extended attribute in which a file has its capabilities (include/uapi/linux/xattr.h).
-const CAPABILITY_ATTRIBUTE: &CStr = c"security.capability";
-
 /// Asks the kernel.
 pub fn read() -> Permissions {
     let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
@@ -101,26 +100,8 @@ pub fn read() -> Permissions {
             .map(|name| (name, sysctl(name)))
             .collect(),
         lockdown: lockdown.and_then(|text| Some(text.split(['[', ']']).nth(1)?.to_owned())),
-        file_capabilities: has_capabilities(Path::new("/proc/self/exe")),
+        file_capabilities: file_has_any(Path::new("/proc/self/exe")),
         daemon: daemon(),
-    }
-}
-
-fn has_capabilities(file: &Path) -> Option<bool> {
-    let path = std::ffi::CString::new(file.as_os_str().as_encoded_bytes()).ok()?;
-    // SAFETY: both names end with a zero byte, and with a length of 0 nothing is written.
-    let length = unsafe {
-        libc::getxattr(
-            path.as_ptr(),
-            CAPABILITY_ATTRIBUTE.as_ptr(),
-            std::ptr::null_mut(),
-            0,
-        )
-    };
-    match (length, std::io::Error::last_os_error().raw_os_error()) {
-        (0.., _) => Some(length > 0),
-        (_, Some(libc::ENODATA | libc::ENOTSUP)) => Some(false),
-        _ => None,
     }
 }
 
@@ -166,13 +147,6 @@ fn sysctl(name: &str) -> Option<i64> {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn a_plain_file_has_no_capabilities_and_one_that_is_not_there_none_to_tell() {
-        let file = tempfile::NamedTempFile::new().unwrap();
-        assert_eq!(has_capabilities(file.path()), Some(false));
-        assert_eq!(has_capabilities(Path::new("/nowhere/at/all")), None);
-    }
 
     #[test]
     fn a_missing_capability_is_named_with_what_it_is_for() {
