@@ -12,7 +12,7 @@ fn main() -> ExitCode {
     match cli::execute(arguments) {
         Ok(status) => ExitCode::from(status),
         Err(failure) => {
-            eprintln!("profiler: {}", failure.message);
+            cli::output::say_line(format_args!("profiler: {}", failure.message));
             ExitCode::from(failure.exit_status)
         }
     }

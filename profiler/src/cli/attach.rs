@@ -84,7 +84,7 @@ pub fn execute(arguments: Arguments) -> Result<u8, Failure> {
             attach_to(&request, &options).map_err(failure)?
         }
     };
-    eprint!("{}", report::run_report(&run, Colour::for_stderr()));
+    output::say(report::run_report(&run, Colour::for_stderr()));
     if !outputs.is_empty() {
         output::write(&Results::of_run(run, host::read()), &outputs).map_err(own)?;
     }

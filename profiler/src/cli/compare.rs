@@ -32,9 +32,9 @@ pub struct Arguments {
 pub fn execute(arguments: &Arguments) -> Result<u8, Failure> {
     let (before, after) = (read(&arguments.before)?, read(&arguments.after)?);
     if before.host != after.host {
-        eprintln!(
+        output::say_line(format_args!(
             "warning: they were measured on different machines, or with different settings or versions"
-        );
+        ));
     }
     let comparison = compare(&before, &after);
     if comparison.changes.is_empty() && comparison.broken.is_empty() {

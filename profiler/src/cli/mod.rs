@@ -5,7 +5,7 @@ mod compare;
 mod daemon;
 mod doctor;
 mod manual;
-mod output;
+pub mod output;
 mod report;
 mod run;
 mod setup;

@@ -1,6 +1,7 @@
 //! `-o FILE`, wherever there are results to write: which files, in which forms, and whether they can be written.
 
 use std::{
+    fmt::Display,
     fs,
     io::{self, Write},
     path::{Path, PathBuf},
@@ -146,6 +147,17 @@ pub fn print(bytes: &[u8]) -> Result<()> {
     }
 }
 
+/// Says something to the person, on standard error. Nobody who listens is no error: what was measured has yet to be
+/// written, and the command's exit status to be told.
+pub fn say(words: impl Display) {
+    let _ = write!(io::stderr().lock(), "{words}");
+}
+
+/// As [`say`], with the end of the line.
+pub fn say_line(words: impl Display) {
+    say(format_args!("{words}\n"));
+}
+
 /// A device or a named pipe is written into: a file in its place would take it away from everybody.
 fn is_replaced(path: &Path) -> bool {
     fs::metadata(path).map_or(true, |metadata| metadata.is_file())
@@ -169,7 +181,10 @@ pub fn write(results: &Results, outputs: &[Output]) -> Result<()> {
                     .path
                     .as_deref()
                     .unwrap_or(Path::new("standard output"));
-                eprintln!("warning: {} is not written: {why}", name.display());
+                say_line(format_args!(
+                    "warning: {} is not written: {why}",
+                    name.display()
+                ));
             }
             Err(error) => return Err(error.into()),
         }

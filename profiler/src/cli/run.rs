@@ -142,14 +142,14 @@ impl Measuring {
         let run = self.run(job)?;
         let (broken, exit_status) = judged(&run);
         if job.contract.is_none() {
-            eprint!("{}", report::run_report(&run, Colour::for_stderr()));
+            output::say(report::run_report(&run, Colour::for_stderr()));
         }
         if !outputs.is_empty() {
             write(&results(vec![run]), outputs)?;
         }
         broken
             .iter()
-            .for_each(|sentence| eprintln!("profiler: {sentence}"));
+            .for_each(|sentence| output::say_line(format_args!("profiler: {sentence}")));
         Ok(exit_status)
     }
 
@@ -171,7 +171,7 @@ impl Measuring {
         let mut failure = None;
         for planned in plan {
             let title = planned.title(parameter, runs);
-            eprintln!("{title}: {}", planned.command.join(" "));
+            output::say_line(format_args!("{title}: {}", planned.command.join(" ")));
             let job = Job {
                 repeat: planned.repeat,
                 ..Job::of_command(planned.command.clone(), environment())
@@ -186,10 +186,10 @@ impl Measuring {
             run.tasks = planned.value;
             run.parameter = parameter.map(|parameter| parameter.name.clone());
             let (broken, status) = judged(&run);
-            eprintln!("{title}: {}", report::run_summary(&run));
-            broken
-                .iter()
-                .for_each(|sentence| eprintln!("profiler: {title}: {sentence}"));
+            output::say_line(format_args!("{title}: {}", report::run_summary(&run)));
+            broken.iter().for_each(|sentence| {
+                output::say_line(format_args!("profiler: {title}: {sentence}"))
+            });
             exit_status = if exit_status == 0 {
                 status
             } else {
@@ -199,18 +199,18 @@ impl Measuring {
             results.slopes = slopes(&results);
             write(&results, &kept)?;
             if let Some(signal) = session::told_to_end() {
-                eprintln!(
+                output::say_line(format_args!(
                     "profiler: interrupted by signal {signal}; what was measured until then is kept"
-                );
+                ));
                 exit_status = 128 + signal as u8;
                 break;
             }
         }
         if !results.runs.is_empty() {
-            eprint!(
+            output::say(format_args!(
                 "\n{}",
                 report::results_report(&results, Colour::for_stderr())
-            );
+            ));
             write(&results, outputs)?;
         }
         failure.map_or(Ok(exit_status), Err)

@@ -12,7 +12,7 @@ use profiler::{
     results::Run,
 };
 
-use super::{Failure, run::OWN_FAILURE};
+use super::{Failure, output, run::OWN_FAILURE};
 
 /// For a daemon that listens elsewhere.
 const SOCKET_VARIABLE: &str = "PROFILER_DAEMON_SOCKET";
@@ -31,15 +31,18 @@ pub fn reach(tier: Option<Tier>) -> Option<UnixStream> {
     let socket = socket();
     match client::reach(&socket) {
         Reached::Yes(stream) => {
-            eprintln!("profiler: through the daemon at {}", socket.display());
+            output::say_line(format_args!(
+                "profiler: through the daemon at {}",
+                socket.display()
+            ));
             Some(stream)
         }
         Reached::NotAMember => {
-            eprintln!(
+            output::say_line(format_args!(
                 "profiler: not through the daemon at {}, which is for members of its group; try `sudo usermod -aG profiler \
                  $USER` and log in anew",
                 socket.display()
-            );
+            ));
             None
         }
         Reached::No => None,

@@ -8,6 +8,7 @@ mod waiting;
 
 use std::{
     collections::{BTreeSet, HashMap},
+    io::Write,
     os::fd::AsRawFd,
     time::Duration,
 };
@@ -239,7 +240,8 @@ impl<'a> Following<'a> {
                     }
                 }
                 Next::Stderr(line) => {
-                    eprintln!("{line}");
+                    // Whether anybody reads it is the target's matter as little as ours.
+                    let _ = writeln!(std::io::stderr().lock(), "{line}");
                     self.words.stderr(&line);
                 }
                 Next::StdoutEnd | Next::StderrEnd | Next::Elapsed => {}

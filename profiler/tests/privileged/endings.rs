@@ -274,3 +274,19 @@ fn a_result_that_cannot_be_written_is_said_before_anything_starts() {
     assert_eq!(text(&output.stderr).lines().count(), 1, "{output:?}");
     assert!(!started.exists());
 }
+
+#[test]
+fn nobody_who_reads_stderr_is_no_reason_to_lose_what_was_measured() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let result = folder.path().join("result.json");
+    let (reader, writer) = std::io::pipe().expect("a pipe");
+    drop(reader);
+    let status = profiler(&result)
+        .args(["sh", "-c", "exit 7"])
+        .stdin(Stdio::null())
+        .stderr(writer)
+        .status()
+        .expect("the profiler starts");
+    assert_eq!(status.code(), Some(7));
+    assert_eq!(read_run(&result).exit_status, Some(7));
+}
