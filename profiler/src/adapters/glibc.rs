@@ -21,6 +21,7 @@ mod row;
 use std::{
     collections::{BTreeSet, HashSet},
     iter::Peekable,
+    ops::Range,
 };
 
 use super::{
@@ -35,10 +36,13 @@ use row::{Chunk, Row};
 const HEAP_ALIGNMENT: u64 = 64 << 20;
 /// Bytes of `struct malloc_state` with 10 fastbins and 254 bins.
 const STATE_BYTES: u64 = 0x898;
-/// In `struct malloc_state`: the fastbins, the top chunk, what the arena has from the system.
+/// In `struct malloc_state`: the fastbins, the top chunk, the bins (two links each), what the arena has from
+/// the system.
 const STATE_FASTBINS: u64 = 0x10;
 const FASTBINS: u64 = 10;
 const STATE_TOP: u64 = 0x60;
+const STATE_BINS: u64 = 0x70;
+const BINS: u64 = 127;
 const STATE_SYSTEM: u64 = 0x888;
 /// In `heap_info`: the arena, and the bytes of this heap.
 const HEAP_SIZE: u64 = 0x10;
@@ -56,6 +60,9 @@ const TCACHE_BINS: u64 = 64;
 const TCACHE_CHUNK: u64 = 0x290;
 /// A list is at most 7 long by default; `glibc.malloc.tcache_count` allows this many.
 const TCACHE_LONGEST: u16 = u16::MAX >> 1;
+
+/// A static program's thread-local storage ends before that, in bytes from the start of the program break.
+const EARLY_MOST: u64 = 64 << 10;
 
 /// One heap: a row of chunks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -101,6 +108,13 @@ pub fn divide(target: &Target, into: &mut DivisionBuilder) -> Result<Option<Book
             books.blocks += 1;
         }
         into.add(range, if free || kept { Leaf::HeapFree } else { used });
+    }
+    let main = heaps.iter().find(|heap| heap.arena.is_none());
+    if let (Some(first), Some(main)) = (breaks(target).next(), main)
+        && first.start < main.start
+    {
+        // Thread-local storage of a static program.
+        into.add(first.start..main.start, Leaf::RuntimeInternal);
     }
     for heap in heaps.iter().filter(|heap| heap.arena.is_some()) {
         // `heap_info`, and in the first heap `malloc_state`.
@@ -148,16 +162,23 @@ impl Tally {
     }
 }
 
+/// The parts of the program break.
+fn breaks<'a>(target: &'a Target) -> impl Iterator<Item = Range<u64>> + 'a {
+    ["malloc.brk", "malloc.brk.vm"]
+        .into_iter()
+        .flat_map(|rule| target.regions_of(rule))
+        .map(|region| region.range.clone())
+}
+
 /// The heaps of the process, by the regions that the rules found.
 fn heaps(target: &Target) -> Result<Vec<Heap>, Refusal> {
     let memory = target.memory;
     let mut heaps = Vec::new();
-    let brk = |rule| target.regions_of(rule).map(|region| region.range.clone());
-    let breaks: Vec<_> = brk("malloc.brk").chain(brk("malloc.brk.vm")).collect();
+    let breaks: Vec<_> = breaks(target).collect();
     if let (Some(first), Some(last)) = (breaks.first(), breaks.last()) {
         // The first page always is resident: it holds the first chunk.
         heaps.push(Heap {
-            start: first.start,
+            start: first_chunk(memory, first.start)?,
             end: last.end,
             arena: None,
         });
@@ -193,6 +214,20 @@ fn heaps(target: &Target) -> Result<Vec<Heap>, Refusal> {
     }
     heaps.sort_unstable_by_key(|heap| heap.start);
     Ok(heaps)
+}
+
+/// Where the chunks of the program break begin. A static program takes the storage of its first thread from there before
+/// it calls malloc (`_dl_early_allocate`, elf/dl-early_allocate.c); malloc's own first chunk is its thread's tcache. The row
+/// that begins at what is taken for it has to end at the heap's end, as any other.
+fn first_chunk(memory: &Memory, start: u64) -> Result<u64, Unreadable> {
+    let is_size = |head: u64| head & !FLAGS >= SMALLEST && head & PREVIOUS_IN_USE != 0;
+    if is_size(memory.u64(start + 8)?) {
+        return Ok(start);
+    }
+    let first = (start..start + EARLY_MOST)
+        .step_by(ALIGNMENT as usize)
+        .find(|at| memory.u64(at + 8) == Ok(TCACHE_CHUNK | PREVIOUS_IN_USE));
+    Ok(first.unwrap_or(start))
 }
 
 /// Appends the chunks of a heap; its top chunk, if it has one: the others end with a fence.
@@ -311,8 +346,9 @@ fn fast_chunks(
     Ok(fast)
 }
 
-/// The main arena, in libc's data: the place that holds the address of the top chunk of the program break,
-/// and what the arena has from the system is not less than it.
+/// The main arena, in libc's data: the place that holds the address of the top chunk of the program break. The end of a
+/// buffer of stdio may be that address too, so the bins have to be there as well, and what the arena has from the system
+/// is not less than the program break.
 fn main_arena(target: &Target, heaps: &[Heap], tops: &HashSet<u64>) -> Option<u64> {
     let main = heaps.iter().find(|heap| heap.arena.is_none())?;
     let top = *tops
@@ -330,13 +366,25 @@ fn main_arena(target: &Target, heaps: &[Heap], tops: &HashSet<u64>) -> Option<u6
                 }
                 let state = at - STATE_TOP;
                 let system = target.memory.u64(state + STATE_SYSTEM).unwrap_or(0);
-                if system >= main.end - main.start {
+                if system >= main.end - main.start && has_bins(target.memory, state, main) {
                     return Some(state);
                 }
             }
         }
     }
     None
+}
+
+/// Whether each link of each bin leads to a chunk of the heap or, where the bin is empty, to the bin itself
+/// (malloc/malloc.c, `bin_at`).
+fn has_bins(memory: &Memory, state: u64, main: &Heap) -> bool {
+    (0..BINS).all(|bin| {
+        let itself = state + STATE_TOP + 16 * bin;
+        [0, 8].into_iter().all(|link| {
+            let leads_to = memory.u64(state + STATE_BINS + 16 * bin + link);
+            leads_to.is_ok_and(|at| at == itself || (main.start..main.end).contains(&at))
+        })
+    })
 }
 
 #[cfg(test)]

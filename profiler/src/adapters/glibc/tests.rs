@@ -99,6 +99,25 @@ fn a_row_of_chunks_is_divided_to_the_byte() {
 }
 
 #[test]
+fn in_a_static_program_thread_local_storage_lies_before_the_first_chunk() {
+    let mut fake = Fake::default();
+    let (start, end) = (HEAP + 0x12c0, HEAP + 3 * PAGE);
+    fake.put(HEAP + 8, 0x7f00_0000_0000);
+    row(&mut fake, start, end, &[(0x290, true), (0x100, true)]);
+    let regions = [region("malloc.brk", HEAP, end, Some("[heap]"))];
+    let (division, books) = divided(&fake, &regions, Runtime::Native).expect("a sound heap");
+    assert_eq!(books["in_use_bytes"], 0x390);
+    assert_eq!(
+        division.leaves(HEAP..end),
+        [
+            (Leaf::MallocUsed, 0x390),
+            (Leaf::HeapFree, end - start - 0x390),
+            (Leaf::RuntimeInternal, 0x12c0)
+        ]
+    );
+}
+
+#[test]
 fn under_a_virtual_machine_what_is_in_use_is_the_machines() {
     let mut fake = Fake::default();
     row(&mut fake, HEAP, HEAP + PAGE, &[(0x800, true)]);
@@ -202,6 +221,16 @@ fn fast_chunks_are_free() {
     fake.touch(data, data + 2 * PAGE);
     fake.put(state + STATE_TOP, top);
     fake.put(state + STATE_SYSTEM, PAGE);
+    for bin in 0..BINS {
+        let (itself, links) = (state + STATE_TOP + 16 * bin, state + STATE_BINS + 16 * bin);
+        fake.put(links, itself);
+        fake.put(links + 8, itself);
+    }
+    // Before it, a buffer of stdio that ends where the top chunk begins, and what would be taken for an arena's size and
+    // for a fast chunk.
+    fake.put(data + 0x200, top);
+    fake.put(data + 0x200 - STATE_TOP + STATE_SYSTEM, u64::MAX);
+    fake.put(data + 0x200 - STATE_TOP + STATE_FASTBINS, 0xfbad_2090);
     fake.put(state + STATE_FASTBINS + 8 * 2, fast);
     fake.put(fast + 16, (fast + 16) >> 12);
     let regions = [
