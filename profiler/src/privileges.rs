@@ -18,7 +18,12 @@ const PROBING: [Capability; 2] = [Capability::CAP_BPF, Capability::CAP_PERFMON];
 /// For tracefs alone.
 const TRACEFS: Capability = Capability::CAP_DAC_READ_SEARCH;
 
-/// Both in the notation of setcap(8).
+/// What is given to a binary, and kept by a worker of the daemon.
+fn given() -> impl Iterator<Item = Capability> {
+    PROBING.into_iter().chain([TRACEFS])
+}
+
+/// [`given`] in the notation of setcap(8).
 pub const FILE_CAPABILITIES: &str = "cap_bpf,cap_perfmon,cap_dac_read_search=p";
 
 /// Whether probes may be loaded: root's `CAP_SYS_ADMIN`, or what [`FILE_CAPABILITIES`] gives.
@@ -35,13 +40,8 @@ pub fn is_admin() -> bool {
 /// The names of what is permitted, of those that matter here.
 pub fn permitted() -> Vec<String> {
     let permitted = caps::read(None, CapSet::Permitted).unwrap_or_default();
-    let mut names: Vec<String> = PROBING
-        .into_iter()
-        .chain([
-            TRACEFS,
-            Capability::CAP_SYS_PTRACE,
-            Capability::CAP_SYS_ADMIN,
-        ])
+    let mut names: Vec<String> = given()
+        .chain([Capability::CAP_SYS_PTRACE, Capability::CAP_SYS_ADMIN])
         .filter(|cap| permitted.contains(cap))
         .map(|cap| cap.to_string())
         .collect();
@@ -67,7 +67,7 @@ pub fn while_probing<T>(work: impl FnOnce() -> T) -> T {
 /// Keeps what probes take as permitted, and gives up everything else for good. For a process that has just become
 /// another user and has kept its capabilities over that.
 pub fn keep_only_for_probes() -> Result<(), caps::errors::CapsError> {
-    let keep: CapsHashSet = PROBING.into_iter().chain([TRACEFS]).collect();
+    let keep: CapsHashSet = given().collect();
     caps::clear(None, CapSet::Ambient)?;
     caps::clear(None, CapSet::Effective)?;
     caps::clear(None, CapSet::Inheritable)?;
@@ -83,10 +83,7 @@ const REVISION: u32 = 0x0200_0000;
 /// Gives [`FILE_CAPABILITIES`] to a file, in place of any that it has. Takes root, and a file system with extended
 /// attributes.
 pub fn give_to_file(path: &Path) -> io::Result<()> {
-    let permitted = PROBING
-        .into_iter()
-        .chain([TRACEFS])
-        .fold(0, |mask, cap| mask | cap.bitmask());
+    let permitted = given().fold(0, |mask, cap| mask | cap.bitmask());
     Ok(setxattr(
         path,
         ATTRIBUTE,
