@@ -4,6 +4,7 @@ import java.util.Arrays;
 import java.util.List;
 import java.util.concurrent.CountDownLatch;
 import java.util.concurrent.atomic.AtomicInteger;
+import java.util.concurrent.locks.LockSupport;
 
 /** N platform threads that each sleep SECONDS. */
 public class PlatformThreads {
@@ -15,6 +16,7 @@ public class PlatformThreads {
     static final AtomicInteger live = new AtomicInteger();
     static final AtomicInteger livePeak = new AtomicInteger();
     static final CountDownLatch allAlive = new CountDownLatch(1);
+    static CountDownLatch allSlept;
 
     public static void main(String[] args) throws InterruptedException {
         if (args.length != 2) {
@@ -24,6 +26,7 @@ public class PlatformThreads {
         int tasks = Integer.parseInt(args[0]);
         long millis = Math.round(Double.parseDouble(args[1]) * 1000);
 
+        allSlept = new CountDownLatch(tasks);
         List<Thread> threads = new ArrayList<>();
         System.out.println("launch=" + tasks);
         for (int started = 0; started < tasks; started++) {
@@ -36,10 +39,14 @@ public class PlatformThreads {
             }
             threads.add(thread);
         }
-        for (Thread thread : threads) {
-            thread.join();
-        }
+        allSlept.await();
+        Reference.reachabilityFence(threads);
         System.out.println("live_peak=" + livePeak.get());
+        System.out.flush();
+        // Not joined: a thread that ends looks for itself on every list of threads that was replaced and may be in
+        // use (ThreadsSMRSupport::free_list), so of 100,000 a few ended in a second, and the lists took gigabytes,
+        // which are no part of tasks that wait.
+        Runtime.getRuntime().halt(0);
     }
 
     static void sleep(int tasks, long millis) {
@@ -56,6 +63,10 @@ public class PlatformThreads {
             awaitWithLoad(tasks, millis);
         }
         live.decrementAndGet();
+        allSlept.countDown();
+        while (true) {
+            LockSupport.park(); // until main ends the program
+        }
     }
 
     /**
