@@ -88,7 +88,16 @@ fn what_a_process_sends_reaches_the_command_which_decides() {
 fn an_interrupted_sweep_keeps_what_was_measured() {
     let folder = tempfile::tempdir().expect("a folder");
     let result = folder.path().join("result.json");
-    let mut profiler = profiler_with(&["--tier", "C", "-P", "N", "1,2,3"], &result)
+    let mut command = profiler_with(&["--tier", "C", "-P", "N", "1,2,3"], &result);
+    // A shell may not trap what was ignored when it started (POSIX, `trap`), as by `nohup` around these tests.
+    // SAFETY: a system call and nothing else.
+    unsafe {
+        command.pre_exec(|| match libc::signal(libc::SIGINT, libc::SIG_DFL) {
+            libc::SIG_ERR => Err(std::io::Error::last_os_error()),
+            _ => Ok(()),
+        });
+    }
+    let mut profiler = command
         .args(["sh", "-c", "trap 'exit 0' INT; echo begun {N}; read line"])
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
