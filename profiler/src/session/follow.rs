@@ -7,7 +7,7 @@ mod maps_policy;
 mod waiting;
 
 use std::{
-    collections::{BTreeSet, HashMap},
+    collections::{BTreeSet, HashMap, HashSet},
     io::Write,
     os::fd::AsRawFd,
     time::Duration,
@@ -92,6 +92,8 @@ pub(super) struct Following<'a> {
     start: Option<own_cost::Start>,
     /// Call stacks that have arrived.
     captures: Captures,
+    /// Processes whose code is mapped as it was last read for them.
+    code_current: HashSet<u32>,
     /// When the mappings of each process may be read again for them.
     code_due: HashMap<u32, std::time::Instant>,
     maps: MapsPolicy,
@@ -104,6 +106,8 @@ pub(super) struct Following<'a> {
     polls: u32,
     frozen: Duration,
     timeline: Timeline,
+    /// What the pages of the running tree were looked at last.
+    last_look: Option<LastLook>,
     status: Option<StatusLine>,
     words: Words,
     /// `CLOCK_MONOTONIC` in ns at the first exec, and at the words that tasks are coming and are alive.
@@ -113,6 +117,26 @@ pub(super) struct Following<'a> {
     warnings: Vec<String>,
     refused_tiers: Vec<RefusedTier>,
     environment: &'a [(String, String)],
+}
+
+/// What the pages of the running tree were looked at, with what tells whether they changed since.
+struct LastLook {
+    /// RSS of each process in bytes, right before.
+    polled: Vec<(u32, u64)>,
+    /// Events that had been seen.
+    events: u64,
+    point: TimelinePoint,
+}
+
+/// Whether other code may be mapped after a call than before.
+fn may_map_code(call: &Call) -> bool {
+    match call {
+        Call::Exec { .. } | Call::Mremap { .. } => true,
+        Call::Mmap { protection, .. } | Call::Mprotect { protection, .. } => {
+            protection & libc::PROT_EXEC as u32 != 0
+        }
+        _ => false,
+    }
 }
 
 /// Whether the program is asked for its runtime's own books: see [`Job::ask_for_books`].
@@ -158,6 +182,7 @@ impl<'a> Following<'a> {
             at_peak: None,
             start: None,
             captures: Captures::default(),
+            code_current: HashSet::new(),
             code_due: HashMap::new(),
             maps: MapsPolicy::default(),
             method: scan::detect(),
@@ -167,6 +192,7 @@ impl<'a> Following<'a> {
             polls: 0,
             frozen: Duration::ZERO,
             timeline: Timeline::new(),
+            last_look: None,
             status: None,
             words: Words::default(),
             exec_ns: None,
@@ -321,6 +347,9 @@ impl<'a> Following<'a> {
             at_peak.event(&event, &analysis.tree);
             self.maps.event(&event.call);
         }
+        if may_map_code(&event.call) {
+            self.code_current.remove(&event.tgid);
+        }
         match &event.call {
             Call::Exec { .. } => {
                 self.captures.code.exec(event.tgid, event.ended_ns);
@@ -347,6 +376,8 @@ impl<'a> Following<'a> {
             } if flags & libc::CLONE_THREAD as u64 == 0 => {
                 let ns = event.ended_ns;
                 self.captures.code.fork(event.tgid, *child_tid, ns);
+                // A number may come again.
+                self.code_current.remove(child_tid);
             }
             Call::Exit if analysis.tree.process(event.tgid).is_none() => {
                 if let Some(probes) = &mut self.probes {
@@ -384,12 +415,15 @@ impl<'a> Following<'a> {
         }
         for tgid in callers {
             let began = std::time::Instant::now();
-            if self.code_due.get(&tgid).is_some_and(|&due| began < due) {
+            if self.code_current.contains(&tgid)
+                || self.code_due.get(&tgid).is_some_and(|&due| began < due)
+            {
                 continue;
             }
             // One that is gone has left its code in an earlier reading, or its stacks stay unresolved.
             if let Ok(vmas) = scan::read_maps(tgid) {
                 self.captures.code.read(tgid, monotonic_ns(), &vmas);
+                self.code_current.insert(tgid);
             }
             // So that a process with 200,000 mappings does not keep us from everything else.
             let due = began + began.elapsed() * READING_SHARE;
@@ -438,7 +472,7 @@ impl<'a> Following<'a> {
         } else {
             match self.timeline.due(now) {
                 Due::Nothing => return Ok(()),
-                Due::Composition if polled > 0 => Some(self.glance(now, &alive, polled)),
+                Due::Composition if polled > 0 => Some(self.look(now, by_process)),
                 Due::Composition | Due::Rss => None,
             }
         };
@@ -497,11 +531,37 @@ impl<'a> Following<'a> {
         }
     }
 
-    /// Looks at the pages of the running tree, for the timeline.
-    fn glance(&mut self, now: Duration, alive: &[u32], polled: u64) -> TimelinePoint {
+    /// What the running tree is composed of, for the timeline: its pages are looked at, unless the last look stands.
+    fn look(&mut self, now: Duration, polled: Vec<(u32, u64)>) -> TimelinePoint {
+        let analysis = self.analysis.as_ref().expect("set before the loop");
+        let events = analysis.counts.seen;
+        // Without probes no call would be seen.
+        if self.probes.is_some()
+            && let Some(last) = &self.last_look
+            && last.events == events
+            && last.polled == polled
+        {
+            return TimelinePoint {
+                seconds: now.as_secs_f64(),
+                ..last.point
+            };
+        }
+        let point = self.glance(now, &polled);
+        self.last_look = Some(LastLook {
+            polled,
+            events,
+            point,
+        });
+        point
+    }
+
+    /// Looks at the pages of the running tree.
+    fn glance(&mut self, now: Duration, polled: &[(u32, u64)]) -> TimelinePoint {
         let began = std::time::Instant::now();
+        let alive: Vec<u32> = polled.iter().map(|&(tgid, _)| tgid).collect();
+        let polled: u64 = polled.iter().map(|(_, bytes)| bytes).sum();
         if self.probes.is_none() {
-            self.stand(alive);
+            self.stand(&alive);
         }
         let processes: Vec<_> = alive
             .iter()
