@@ -120,6 +120,8 @@ pub mod names {
 
     /// Ring buffer of [`super::Record`]s and [`super::NamedRecord`]s.
     pub const RING: &str = "RING";
+    /// Hooked calls that are under way, by thread.
+    pub const IN_FLIGHT: &str = "IN_FLIGHT";
     /// Hash: tgid of a followed process → 1.
     pub const FOLLOWED: &str = "FOLLOWED";
     /// Per-CPU array of u64, see [`super::counter`].

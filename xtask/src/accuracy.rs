@@ -42,7 +42,7 @@ pub struct Options {
     #[arg(long, value_name = "SECONDS", default_value_t = 12.0)]
     seconds: f64,
     /// Where accuracy.json and the chart go
-    #[arg(long, value_name = "DIR", default_value = "plots/latest")]
+    #[arg(short, long, value_name = "DIR", default_value = "plots/latest")]
     output: PathBuf,
     /// Install on the system what cannot be had otherwise
     #[arg(long)]

@@ -156,6 +156,8 @@ pub struct Sizes {
     /// The same for the peaks of single processes, which need copies of their own only where they are not
     /// those of the tree.
     pub own_chunks: u32,
+    /// Threads that can be in a hooked call at once: 136 bytes each.
+    pub in_flight: u32,
 }
 
 impl Default for Sizes {
@@ -165,12 +167,15 @@ impl Default for Sizes {
             call_stacks: false,
             chunks: 1 << 19,
             own_chunks: 1 << 16,
+            in_flight: 1 << 14,
         }
     }
 }
 
 /// From so many threads on the ring is larger: 8 MiB more of the kernel's memory.
 const MANY_THREADS: u64 = 50_000;
+/// 272 MiB of the kernel's memory; more threads than this are refused before they start on most machines.
+const MOST_IN_FLIGHT: u32 = 1 << 21;
 
 impl Sizes {
     /// For a program that is going to have about so many threads: each has a stack of its own, which lies in
@@ -182,6 +187,12 @@ impl Sizes {
             chunks: chunks.min(u64::from(everything.chunks)) as u32,
             // One process has nearly all of the memory.
             own_chunks: 1 << 14,
+            // Any number of those that end at once can wait for the lock on the address space, in `munmap` or
+            // `madvise`.
+            in_flight: u32::try_from(threads)
+                .unwrap_or(u32::MAX)
+                .saturating_add(everything.in_flight)
+                .min(MOST_IN_FLIGHT),
             // They all end at once, with some 300 bytes of records each, while nobody else gets a CPU.
             ring_bytes: match threads {
                 MANY_THREADS.. => 2 * everything.ring_bytes,
@@ -251,6 +262,7 @@ impl Probes {
             .override_global(names::EXEC_FILENAME_OFFSET, &exec_filename, true)
             .override_global(names::EXEC_OLD_PID_OFFSET, &exec_old_pid, true)
             .map_max_entries(names::RING, sizes.ring_bytes)
+            .map_max_entries(names::IN_FLIGHT, sizes.in_flight)
             .load(object::BYTES)
             .map_err(load_error)?;
 

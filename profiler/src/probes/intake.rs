@@ -1,13 +1,13 @@
 //! Taking records out of the ring, in order and in time. Whoever wants them may be busy for seconds with
-//! hundreds of thousands of mappings, while a program that runs fills the ring in one; so a thread empties it
-//! into memory as well.
+//! hundreds of thousands of mappings, or without a CPU while 100,000 threads end, and a program that runs fills the
+//! ring in one; so a thread of its own empties it into memory, and nobody else.
 
 use std::{
     collections::VecDeque,
     os::fd::{AsRawFd, RawFd},
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
-        mpsc::{RecvTimeoutError, Sender, channel},
+        mpsc::{Receiver, RecvTimeoutError, Sender, channel},
     },
     thread::JoinHandle,
     time::Duration,
@@ -21,19 +21,17 @@ const PACE: Duration = Duration::from_millis(20);
 
 /// The ring, and what was taken out of it and is still to be read.
 pub struct Intake {
-    shared: Arc<Mutex<Shared>>,
-    /// Taken over from there. Whoever reads does not hold the lock meanwhile: should it lose its CPU to 100,000 threads
-    /// that all end at once, the ring is emptied all the same.
+    /// Taken over from the thread and not yet read.
     ours: Waiting,
+    /// Taken out by the thread. Locked for an exchange only: should who reads lose its CPU, the ring is emptied all the
+    /// same.
+    waiting: Arc<Mutex<Waiting>>,
     descriptor: RawFd,
-    /// Dropping it ends the thread.
-    stop: Option<Sender<()>>,
+    /// Asks the thread to empty the ring now; dropping it ends the thread.
+    ask: Option<Sender<()>>,
+    /// Its answer.
+    done: Receiver<()>,
     thread: Option<JoinHandle<()>>,
-}
-
-struct Shared {
-    ring: RingBuf<MapData>,
-    waiting: Waiting,
 }
 
 /// Records that were taken out of the ring, one behind the other in blocks: 300,000 pieces of memory would take
@@ -89,28 +87,25 @@ impl Waiting {
 impl Intake {
     pub(super) fn new(ring: RingBuf<MapData>) -> std::io::Result<Intake> {
         let descriptor = ring.as_raw_fd();
-        let shared = Arc::new(Mutex::new(Shared {
-            ring,
-            waiting: Waiting::default(),
-        }));
-        let (stop, stopped) = channel();
-        let its_share = shared.clone();
+        let waiting = Arc::new(Mutex::new(Waiting::default()));
+        let theirs = waiting.clone();
+        let (ask, asked) = channel();
+        let (tell, done) = channel();
         // The thread inherits our mask: signals are for the others.
         let ours = SigSet::all().thread_swap_mask(nix::sys::signal::SigmaskHow::SIG_SETMASK)?;
         let thread = std::thread::Builder::new()
             .name("intake".into())
             .spawn(move || {
                 go_first();
-                while stopped.recv_timeout(PACE) == Err(RecvTimeoutError::Timeout) {
-                    lock(&its_share).empty_ring();
-                }
+                empty_when_due(ring, &theirs, &asked, &tell);
             });
         ours.thread_set_mask()?;
         Ok(Intake {
-            shared,
             ours: Waiting::default(),
+            waiting,
             descriptor,
-            stop: Some(stop),
+            ask: Some(ask),
+            done,
             thread: Some(thread?),
         })
     }
@@ -118,32 +113,55 @@ impl Intake {
     /// What `read` makes of the next record; `None` when there is none.
     pub fn next<T>(&mut self, read: impl FnOnce(&[u8]) -> T) -> Option<T> {
         if self.ours.blocks.is_empty() {
-            let mut shared = lock(&self.shared);
-            shared.empty_ring();
-            self.ours = std::mem::take(&mut shared.waiting);
+            // The thread lives as long as we do; had it panicked, what it has taken out would still be there.
+            if self.ask.as_ref().is_some_and(|ask| ask.send(()).is_ok()) {
+                let _ = self.done.recv();
+            }
+            self.ours = std::mem::take(&mut *lock(&self.waiting));
         }
         self.ours.pop(read)
     }
 }
 
-impl Shared {
-    fn empty_ring(&mut self) {
-        while let Some(record) = self.ring.next() {
-            self.waiting.push(&record);
+/// What the thread does: empties the ring when asked and at every [`PACE`].
+fn empty_when_due(
+    mut ring: RingBuf<MapData>,
+    waiting: &Mutex<Waiting>,
+    asked: &Receiver<()>,
+    tell: &Sender<()>,
+) {
+    loop {
+        let request = asked.recv_timeout(PACE);
+        if request == Err(RecvTimeoutError::Disconnected) {
+            return;
+        }
+        let mut taken = Waiting::default();
+        while let Some(record) = ring.next() {
+            taken.push(&record);
+        }
+        lock(waiting).blocks.append(&mut taken.blocks);
+        if request.is_ok() && tell.send(()).is_err() {
+            return;
         }
     }
 }
 
-/// Puts the calling thread before all that is not of a real-time class: on a machine whose CPUs are all taken, its
-/// turn would come too late. It needs little of them. Without the privilege it stays as it is.
+/// Puts the calling thread before all others, or, where a real-time class is not to be had, before most: on a machine
+/// whose CPUs are all taken, its turn would come too late. It needs little of them. Without the privilege it stays as
+/// it is.
 fn go_first() {
-    // SAFETY: takes numbers only; 0 is the calling thread.
-    unsafe { libc::setpriority(libc::PRIO_PROCESS, 0, -20) };
+    let lowest = libc::sched_param { sched_priority: 1 };
+    // SAFETY: 0 is the calling thread, and the parameter outlives the call, which only reads it.
+    let status = unsafe { libc::sched_setscheduler(0, libc::SCHED_FIFO, &lowest) };
+    if status != 0 {
+        // SAFETY: takes numbers only; 0 is the calling thread.
+        unsafe { libc::setpriority(libc::PRIO_PROCESS, 0, -20) };
+    }
 }
 
-/// A panic of the other thread leaves whole records behind.
-fn lock(shared: &Mutex<Shared>) -> MutexGuard<'_, Shared> {
-    shared.lock().unwrap_or_else(PoisonError::into_inner)
+/// A panic of the other thread leaves whole blocks behind.
+fn lock(waiting: &Mutex<Waiting>) -> MutexGuard<'_, Waiting> {
+    waiting.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl AsRawFd for Intake {
@@ -154,7 +172,7 @@ impl AsRawFd for Intake {
 
 impl Drop for Intake {
     fn drop(&mut self) {
-        self.stop = None;
+        self.ask = None;
         // It has nothing to say.
         let _ = self.thread.take().map(JoinHandle::join);
     }

@@ -59,7 +59,7 @@ pub struct Options {
     #[arg(long, value_name = "K", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..))]
     repeat: u32,
     /// Where the results and charts go
-    #[arg(long, value_name = "DIR", default_value = "plots/latest")]
+    #[arg(short, long, value_name = "DIR", default_value = "plots/latest")]
     output: PathBuf,
     /// Install on the system what cannot be had otherwise
     #[arg(long)]
