@@ -48,8 +48,8 @@ pub struct InFlight {
     pub call_stack: u64,
 }
 
-/// By thread. Threads that sleep in one of the hooked calls are few (a lock on the address space),
-/// and a full table is counted.
+/// By thread. Who loads it makes room for threads that are known to come: those that end at once wait here for
+/// the lock on their address space. A full table is counted.
 #[map]
 pub static IN_FLIGHT: HashMap<u64, InFlight> = HashMap::with_max_entries(16_384, 0);
 

@@ -56,8 +56,10 @@ const ALIGNMENT: u64 = 16;
 const FENCE: u64 = 16;
 
 /// `tcache_perthread_struct` of 2.30 and later: 64 counts of two bytes, 64 lists; as a chunk.
-const TCACHE_BINS: u64 = 64;
+const TCACHE_BINS: usize = 64;
 const TCACHE_CHUNK: u64 = 0x290;
+/// Of that, its lists: how long each is, and the first entry of each.
+const TCACHE_BYTES: usize = 10 * TCACHE_BINS;
 /// A list is at most 7 long by default; `glibc.malloc.tcache_count` allows this many.
 const TCACHE_LONGEST: u16 = u16::MAX >> 1;
 
@@ -271,52 +273,103 @@ fn walk(memory: &Memory, heap: &Heap, chunks: &mut Row) -> Result<Option<u64>, R
 
 /// Addresses of the chunks that threads keep for themselves, in order. A thread's lists are in a chunk of one
 /// size, which other data may have too: so each of its words has to be right.
+///
+/// All lists are followed side by side, one step at a time in the order of addresses: what one thread keeps may lie in any
+/// arena, and following list by list would read the main arena once for each other one.
 fn cached_by_threads(memory: &Memory, chunks: &Row) -> Result<Vec<u64>, Unreadable> {
     let candidates = chunks
         .iter()
         .filter(|chunk| chunk.in_use && chunk.size == TCACHE_CHUNK);
-    let mut cached = Vec::new();
+    let mut steps = Vec::new();
+    let mut refuted = HashSet::new();
     for chunk in candidates {
-        if let Some(lists) = thread_cache(memory, chunk.at + 16, chunks)? {
-            cached.extend(lists);
+        match thread_cache(memory, chunk.at + 16)? {
+            Some(lists) => steps.extend(lists),
+            None => drop(refuted.insert(chunk.at + 16)),
         }
     }
+    let mut found = Vec::new();
+    while !steps.is_empty() {
+        steps.sort_unstable_by_key(|step: &Step| step.entry);
+        let mut next_steps = Vec::new();
+        for step in steps {
+            // An entry is the data of a chunk; bin n holds chunks of 32 + 16 n bytes.
+            let at = step.entry.wrapping_sub(16);
+            let known = chunks.find(at).map(|chunk| (chunk.in_use, chunk.size));
+            if known != Some((true, SMALLEST + ALIGNMENT * step.bin as u64)) {
+                refuted.insert(step.cache);
+                continue;
+            }
+            found.push((at, step.cache));
+            // `REVEAL_PTR`, since 2.32: the next pointer is mixed with its own address.
+            let next = memory.u64(step.entry)? ^ (step.entry >> 12);
+            match (step.left - 1, next) {
+                (0, 0) => {}
+                (0, _) => drop(refuted.insert(step.cache)),
+                (left, entry) => next_steps.push(Step {
+                    entry,
+                    left,
+                    ..step
+                }),
+            }
+        }
+        steps = next_steps;
+    }
+    found.retain(|(_, cache)| !refuted.contains(cache));
+    let mut cached: Vec<u64> = found.into_iter().map(|(at, _)| at).collect();
     cached.sort_unstable();
     cached.dedup();
     Ok(cached)
 }
 
-/// The chunks in the lists of the `tcache_perthread_struct` at `address`, if it is one.
-fn thread_cache(
-    memory: &Memory,
-    address: u64,
-    chunks: &Row,
-) -> Result<Option<Vec<u64>>, Unreadable> {
-    let mut found = Vec::new();
+/// A place in a thread's list of chunks.
+struct Step {
+    /// Address of the entry.
+    entry: u64,
+    /// Address of the `tcache_perthread_struct` whose list it is.
+    cache: u64,
+    /// Entries from this one on.
+    left: u16,
+    /// Which of its lists.
+    bin: usize,
+}
+
+/// The first step of each list of the `tcache_perthread_struct` at `address`; `None` when it cannot be one. If all are
+/// empty, nothing tells it from zeros.
+fn thread_cache(memory: &Memory, address: u64) -> Result<Option<Vec<Step>>, Unreadable> {
+    // All at once where all is there, since 100,000 threads have as many. Where not, a word that is there may tell that
+    // it is something else.
+    let mut words = [0; TCACHE_BYTES];
+    let whole = memory.read(address, &mut words).is_ok();
+    let list = |bin: usize| -> Result<(u16, u64), Unreadable> {
+        let (count, entry) = (2 * bin, 2 * TCACHE_BINS + 8 * bin);
+        match whole {
+            true => Ok((
+                u16::from_le_bytes([words[count], words[count + 1]]),
+                u64::from_le_bytes(words[entry..][..8].try_into().expect("eight bytes")),
+            )),
+            false => Ok((
+                memory.u16(address + count as u64)?,
+                memory.u64(address + entry as u64)?,
+            )),
+        }
+    };
+    let mut steps = Vec::new();
     for bin in 0..TCACHE_BINS {
-        let count = memory.u16(address + 2 * bin)?;
-        let mut entry = memory.u64(address + 2 * TCACHE_BINS + 8 * bin)?;
+        let (count, entry) = list(bin)?;
         if count > TCACHE_LONGEST || (count == 0) != (entry == 0) {
             return Ok(None);
         }
-        for _ in 0..count {
-            // An entry is the data of a chunk; bin n holds chunks of 32 + 16 n bytes.
-            let at = entry.wrapping_sub(16);
-            let known = chunks.find(at).map(|chunk| (chunk.in_use, chunk.size));
-            if known != Some((true, SMALLEST + ALIGNMENT * bin)) {
-                return Ok(None);
-            }
-            found.push(at);
-            // `REVEAL_PTR`, since 2.32: the next pointer is mixed with its own address.
-            let next = memory.u64(entry)?;
-            entry = next ^ (entry >> 12);
-        }
-        if entry != 0 && count != 0 {
-            return Ok(None);
+        if count > 0 {
+            steps.push(Step {
+                entry,
+                cache: address,
+                left: count,
+                bin,
+            });
         }
     }
-    // All lists empty: nothing tells it from zeros.
-    Ok(Some(found))
+    Ok(Some(steps))
 }
 
 /// Addresses of the chunks in fastbins, in order, which look like chunks in use.

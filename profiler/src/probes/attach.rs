@@ -174,7 +174,7 @@ impl Default for Sizes {
 
 /// From so many threads on the ring is larger: 8 MiB more of the kernel's memory.
 const MANY_THREADS: u64 = 50_000;
-/// 272 MiB of the kernel's memory; more threads than this are refused before they start on most machines.
+/// Room is made for no more calls than this: 272 MiB of the kernel's memory.
 const MOST_IN_FLIGHT: u32 = 1 << 21;
 
 impl Sizes {

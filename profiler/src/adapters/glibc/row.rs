@@ -34,8 +34,8 @@ struct Mark {
 
 /// All sizes are multiples of it (`MALLOC_ALIGNMENT`, malloc/malloc.c).
 const UNIT: u64 = super::ALIGNMENT;
-/// Chunks from one mark to the next at most: what a search decodes.
-const BETWEEN_MARKS: u32 = 256;
+/// Chunks from one mark to the next at most: what a search decodes. A mark takes 16 bytes, half a byte a chunk.
+const BETWEEN_MARKS: u32 = 32;
 
 impl Row {
     /// The next chunk, whose size is a multiple of 16 bytes.
