@@ -16,12 +16,32 @@ use crate::{
 
 /// Longer than RSS must be at rest to be scanned, see `peak`.
 const REST_MS: &str = "1000";
-/// Shorter than that, and long enough for what is mapped to be read on a machine whose CPUs are taken.
-const SHORT_REST_MS: &str = "80";
 
 /// One run of `at_its_peak` in a tier; `None` where the kernel refuses it.
 fn run(tier: &str, rest_ms: &str) -> Option<Run> {
     run_fixture(tier, "at_its_peak", &[rest_ms])
+}
+
+/// The same without a rest. On a machine whose CPUs are taken it may be gone before its mappings are read, and then
+/// what exec maps is told to be unclassified: such a run says nothing of the others.
+fn run_that_was_seen(tier: &str) -> Option<Run> {
+    let unclassified = |run: &Run| {
+        run.peak
+            .as_ref()
+            .map(|peak| peak.classes.get(Class::Unclassified))
+    };
+    let mut again = 0;
+    loop {
+        let run = run(tier, "0")?;
+        if unclassified(&run) == Some(0) || again == 4 {
+            return Some(run);
+        }
+        again += 1;
+        eprintln!(
+            "gone before it was seen: {:?} bytes; once more",
+            unclassified(&run)
+        );
+    }
 }
 
 fn run_fixture(tier: &str, name: &str, arguments: &[&str]) -> Option<Run> {
@@ -50,7 +70,7 @@ fn classes_at_the_peak_are_those_of_the_program_frozen_there() {
     let frozen = run("C", REST_MS).expect("tier C runs everywhere");
     let frozen = frozen.peak.expect("it was scanned");
     for tier in ["A", "B"] {
-        let Some(run) = run(tier, SHORT_REST_MS) else {
+        let Some(run) = run_that_was_seen(tier) else {
             continue;
         };
         let (peak, ledger) = (run.peak.expect("a peak"), run.ledger.expect("a ledger"));
