@@ -281,14 +281,10 @@ fn cached_by_threads(memory: &Memory, chunks: &Row) -> Result<Vec<u64>, Unreadab
         .iter()
         .filter(|chunk| chunk.in_use && chunk.size == TCACHE_CHUNK);
     let mut steps = Vec::new();
-    let mut refuted = HashSet::new();
     for chunk in candidates {
-        match thread_cache(memory, chunk.at + 16)? {
-            Some(lists) => steps.extend(lists),
-            None => drop(refuted.insert(chunk.at + 16)),
-        }
+        steps.extend(thread_cache(memory, chunk.at + 16)?);
     }
-    let mut found = Vec::new();
+    let (mut found, mut refuted) = (Vec::new(), HashSet::new());
     while !steps.is_empty() {
         steps.sort_unstable_by_key(|step: &Step| step.entry);
         let mut next_steps = Vec::new();
@@ -334,9 +330,8 @@ struct Step {
     bin: usize,
 }
 
-/// The first step of each list of the `tcache_perthread_struct` at `address`; `None` when it cannot be one. If all are
-/// empty, nothing tells it from zeros.
-fn thread_cache(memory: &Memory, address: u64) -> Result<Option<Vec<Step>>, Unreadable> {
+/// The first step of each list of the `tcache_perthread_struct` at `address`; none when it cannot be one.
+fn thread_cache(memory: &Memory, address: u64) -> Result<Vec<Step>, Unreadable> {
     // All at once where all is there, since 100,000 threads have as many. Where not, a word that is there may tell that
     // it is something else.
     let mut words = [0; TCACHE_BYTES];
@@ -358,7 +353,7 @@ fn thread_cache(memory: &Memory, address: u64) -> Result<Option<Vec<Step>>, Unre
     for bin in 0..TCACHE_BINS {
         let (count, entry) = list(bin)?;
         if count > TCACHE_LONGEST || (count == 0) != (entry == 0) {
-            return Ok(None);
+            return Ok(Vec::new());
         }
         if count > 0 {
             steps.push(Step {
@@ -369,7 +364,7 @@ fn thread_cache(memory: &Memory, address: u64) -> Result<Option<Vec<Step>>, Unre
             });
         }
     }
-    Ok(Some(steps))
+    Ok(steps)
 }
 
 /// Addresses of the chunks in fastbins, in order, which look like chunks in use.
