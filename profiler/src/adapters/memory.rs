@@ -112,15 +112,7 @@ const BLOCK: u64 = 64 * 1024;
 /// Blocks kept: 4 MiB, which stay in the caches of a processor. Adapters go through memory in long strides,
 /// with jumps back to a few places.
 const SLOTS: u64 = 64;
-
 const PAGES_PER_BLOCK: u64 = BLOCK / PAGE;
-
-/// Where a block is kept: not by its last bits, in which places of malloc's arenas, 64 MiB apart, are all alike.
-/// (Fibonacci hashing; Knuth, The Art of Computer Programming 3, section 6.4.)
-fn slot(number: u64) -> usize {
-    let spread = number.wrapping_mul(0x9e37_79b9_7f4a_7c15);
-    (spread >> (u64::BITS - SLOTS.ilog2())) as usize
-}
 
 /// A block that has been read. Pages that are not in `present` hold no meaning.
 struct Block {
@@ -207,7 +199,7 @@ impl<'a> Memory<'a> {
     /// Bytes that lie in one page of a block that is kept: the way that nearly all words are read.
     fn kept<const N: usize>(&self, address: u64) -> Option<[u8; N]> {
         let cache = self.cache.borrow();
-        let block = cache[slot(address / BLOCK)].as_ref()?;
+        let block = cache[(address / BLOCK % SLOTS) as usize].as_ref()?;
         let offset = (address % BLOCK) as usize;
         let is_present = block.present >> (offset as u64 / PAGE) & 1 == 1;
         let in_page = address % PAGE + N as u64 <= PAGE;
@@ -230,7 +222,7 @@ impl<'a> Memory<'a> {
     fn read_in_page(&self, address: u64, into: &mut [u8]) -> Result<(), Unreadable> {
         let number = address / BLOCK;
         let mut cache = self.cache.borrow_mut();
-        let slot = &mut cache[slot(number)];
+        let slot = &mut cache[(number % SLOTS) as usize];
         if slot.as_ref().is_none_or(|block| block.number != number) {
             let bytes = slot.take().map(|block| block.bytes);
             *slot = Some(self.load(number, bytes));
@@ -460,8 +452,7 @@ mod tests {
     #[test]
     fn blocks_that_share_a_slot_are_read_again() {
         let mut fake = Fake::default();
-        let shares = |number: &u64| slot(*number) == slot(0);
-        let far = BLOCK * (1..).find(shares).expect("more blocks than slots");
+        let far = SLOTS * BLOCK;
         fake.put(64, 1);
         fake.put(far + 64, 2);
         let resident = fake.resident();
