@@ -27,9 +27,10 @@ use std::{
 use super::{
     Books, Refusal, Target,
     memory::{Memory, Unreadable, Words},
+    workers,
 };
 use crate::classify::{Leaf, division::DivisionBuilder};
-use row::{Chunk, Row};
+use row::Row;
 
 /// Heaps of arenas lie at multiples of this (`HEAP_MAX_SIZE`, malloc/arena.c; twice
 /// `DEFAULT_MMAP_THRESHOLD_MAX`).
@@ -52,14 +53,16 @@ const FLAGS: u64 = 7;
 /// Smallest chunk.
 const SMALLEST: u64 = 32;
 const ALIGNMENT: u64 = 16;
+/// Of a chunk, before its data.
+const CHUNK_HEADER: u64 = 16;
 /// Chunks of this size and less end a heap that another one continues (`sysmalloc`).
 const FENCE: u64 = 16;
 
 /// `tcache_perthread_struct` of 2.30 and later: 64 counts of two bytes, 64 lists; as a chunk.
-const TCACHE_BINS: usize = 64;
+const TCACHE_BINS: u16 = 64;
 const TCACHE_CHUNK: u64 = 0x290;
-/// Of that, its lists: how long each is, and the first entry of each.
-const TCACHE_BYTES: usize = 10 * TCACHE_BINS;
+/// The largest chunk that a thread keeps: that of the last list.
+const LARGEST_CACHED: u64 = SMALLEST + ALIGNMENT * (TCACHE_BINS as u64 - 1);
 /// A list is at most 7 long by default; `glibc.malloc.tcache_count` allows this many.
 const TCACHE_LONGEST: u16 = u16::MAX >> 1;
 
@@ -87,17 +90,13 @@ pub fn divide(target: &Target, into: &mut DivisionBuilder) -> Result<Option<Book
         true => Leaf::VmMalloc,
         false => Leaf::MallocUsed,
     };
-    let mut chunks = Row::default();
-    let mut tops = HashSet::new();
-    for heap in &heaps {
-        let top = walk(target.memory, heap, &mut chunks)?;
-        tops.extend(top);
-    }
-    let cached = cached_by_threads(target.memory, &chunks)?;
+    let walked = walk_all(target.memory, &heaps)?;
+    let tops: Vec<u64> = walked.iter().filter_map(|heap| heap.top).collect();
+    let cached = cached_by_threads(&walked);
     let fast = fast_chunks(target, &heaps, &tops)?;
     let (mut cached, mut fast) = (cached.into_iter().peekable(), fast.into_iter().peekable());
     let mut books = Tally::default();
-    for chunk in chunks.iter() {
+    for chunk in walked.iter().flat_map(|heap| heap.chunks.iter()) {
         let range = chunk.at..chunk.at + chunk.size;
         let kept = reaches(&mut cached, chunk.at);
         books.cached += if kept { chunk.size } else { 0 };
@@ -232,19 +231,44 @@ fn first_chunk(memory: &Memory, start: u64) -> Result<u64, Unreadable> {
     Ok(first.unwrap_or(start))
 }
 
-/// Appends the chunks of a heap; its top chunk, if it has one: the others end with a fence.
-fn walk(memory: &Memory, heap: &Heap, chunks: &mut Row) -> Result<Option<u64>, Refusal> {
+/// What one heap holds.
+#[derive(Debug, Default)]
+struct Walked {
+    chunks: Row,
+    /// Its top chunk, if it has one: the others end with a fence.
+    top: Option<u64>,
+    /// Chunks that threads may keep for themselves, in address order.
+    links: Vec<Link>,
+    /// Where the lists begin of what may be a thread's cache.
+    lists: Vec<Step>,
+}
+
+/// Walks all heaps, side by side.
+fn walk_all(memory: &Memory, heaps: &[Heap]) -> Result<Vec<Walked>, Refusal> {
+    let shared = memory.shared();
+    let walked = workers::share(heaps, |queue| {
+        let memory = shared.memory();
+        queue
+            .map(|(index, heap)| (index, walk(&memory, heap, heaps)))
+            .collect()
+    });
+    walked.into_iter().collect()
+}
+
+/// Walks one of all heaps.
+fn walk(memory: &Memory, heap: &Heap, heaps: &[Heap]) -> Result<Walked, Refusal> {
+    let mut walked = Walked {
+        chunks: Row::at(heap.start),
+        ..Walked::default()
+    };
     let mut at = heap.start;
     let mut head = memory.u64(at + 8)?;
     loop {
         let size = head & !FLAGS;
         if size == heap.end - at {
-            chunks.push(Chunk {
-                at,
-                size,
-                in_use: false,
-            });
-            return Ok(Some(at));
+            walked.chunks.push(size, false);
+            walked.top = Some(at);
+            return Ok(walked);
         }
         if size < SMALLEST || !size.is_multiple_of(ALIGNMENT) || size > heap.end - at {
             return Err(Refusal(format!(
@@ -253,52 +277,69 @@ fn walk(memory: &Memory, heap: &Heap, chunks: &mut Row) -> Result<Option<u64>, R
         }
         let next = at + size;
         let next_head = memory.u64(next + 8)?;
-        chunks.push(Chunk {
-            at,
-            size,
-            in_use: next_head & PREVIOUS_IN_USE != 0,
-        });
+        let in_use = next_head & PREVIOUS_IN_USE != 0;
+        walked.chunks.push(size, in_use);
+        if in_use && size <= LARGEST_CACHED {
+            walked.links.extend(link(memory, at, size, heaps));
+        }
+        if in_use && size == TCACHE_CHUNK {
+            walked.lists.extend(lists(memory, at + CHUNK_HEADER)?);
+        }
         if next_head & !FLAGS <= FENCE {
             // What is left of the heap is its fence.
-            chunks.push(Chunk {
-                at: next,
-                size: heap.end - next,
-                in_use: false,
-            });
-            return Ok(None);
+            walked.chunks.push(heap.end - next, false);
+            return Ok(walked);
         }
         (at, head) = (next, next_head);
     }
 }
 
+/// A chunk that looks as if a thread kept it: as an entry of a list.
+#[derive(Debug, Clone, Copy)]
+struct Link {
+    /// Address of the entry: the data of the chunk.
+    entry: u64,
+    /// The next entry, 0 behind the last.
+    next: u64,
+    size: u64,
+}
+
+/// The chunk at `at` as an entry of a list; `None` when it leads to no heap.
+fn link(memory: &Memory, at: u64, size: u64, heaps: &[Heap]) -> Option<Link> {
+    let entry = at + CHUNK_HEADER;
+    // `REVEAL_PTR`, since 2.32: the next pointer is mixed with its own address. Where the page of the data is not
+    // resident, nothing was kept there.
+    let next = memory.u64(entry).ok()? ^ (entry >> 12);
+    let leads_on = next == 0 || {
+        let behind = heaps.partition_point(|heap| heap.start <= next);
+        let heap = behind.checked_sub(1).map(|index| heaps[index]);
+        next.is_multiple_of(ALIGNMENT) && heap.is_some_and(|heap| next < heap.end)
+    };
+    leads_on.then_some(Link { entry, next, size })
+}
+
 /// Addresses of the chunks that threads keep for themselves, in order. A thread's lists are in a chunk of one
 /// size, which other data may have too: so each of its words has to be right.
 ///
-/// All lists are followed side by side, one step at a time in the order of addresses: what one thread keeps may lie in any
-/// arena, and following list by list would read the main arena once for each other one.
-fn cached_by_threads(memory: &Memory, chunks: &Row) -> Result<Vec<u64>, Unreadable> {
-    let candidates = chunks
-        .iter()
-        .filter(|chunk| chunk.in_use && chunk.size == TCACHE_CHUNK);
-    let mut steps = Vec::new();
-    for chunk in candidates {
-        steps.extend(thread_cache(memory, chunk.at + 16)?);
-    }
+/// All lists are followed side by side, one step at a time in the order of addresses, so that what may be an entry is
+/// gone through, and not searched.
+fn cached_by_threads(walked: &[Walked]) -> Vec<u64> {
+    let mut steps: Vec<Step> = walked.iter().flat_map(|heap| heap.lists.clone()).collect();
     let (mut found, mut refuted) = (Vec::new(), HashSet::new());
     while !steps.is_empty() {
-        steps.sort_unstable_by_key(|step: &Step| step.entry);
+        steps.sort_unstable_by_key(|step| step.entry);
         let mut next_steps = Vec::new();
+        let mut links = walked.iter().flat_map(|heap| &heap.links).peekable();
         for step in steps {
-            // An entry is the data of a chunk; bin n holds chunks of 32 + 16 n bytes.
-            let at = step.entry.wrapping_sub(16);
-            let known = chunks.find(at).map(|chunk| (chunk.in_use, chunk.size));
-            if known != Some((true, SMALLEST + ALIGNMENT * step.bin as u64)) {
+            while links.next_if(|link| link.entry < step.entry).is_some() {}
+            let link = links.peek().filter(|link| link.entry == step.entry);
+            // Bin n holds chunks of 32 + 16 n bytes.
+            let size = SMALLEST + ALIGNMENT * u64::from(step.bin);
+            let Some(&&Link { next, .. }) = link.filter(|link| link.size == size) else {
                 refuted.insert(step.cache);
                 continue;
-            }
-            found.push((at, step.cache));
-            // `REVEAL_PTR`, since 2.32: the next pointer is mixed with its own address.
-            let next = memory.u64(step.entry)? ^ (step.entry >> 12);
+            };
+            found.push((step.entry - CHUNK_HEADER, step.cache));
             match (step.left - 1, next) {
                 (0, 0) => {}
                 (0, _) => drop(refuted.insert(step.cache)),
@@ -315,10 +356,11 @@ fn cached_by_threads(memory: &Memory, chunks: &Row) -> Result<Vec<u64>, Unreadab
     let mut cached: Vec<u64> = found.into_iter().map(|(at, _)| at).collect();
     cached.sort_unstable();
     cached.dedup();
-    Ok(cached)
+    cached
 }
 
 /// A place in a thread's list of chunks.
+#[derive(Debug, Clone, Copy)]
 struct Step {
     /// Address of the entry.
     entry: u64,
@@ -327,39 +369,23 @@ struct Step {
     /// Entries from this one on.
     left: u16,
     /// Which of its lists.
-    bin: usize,
+    bin: u16,
 }
 
 /// The first step of each list of the `tcache_perthread_struct` at `address`; none when it cannot be one.
-fn thread_cache(memory: &Memory, address: u64) -> Result<Vec<Step>, Unreadable> {
-    // All at once where all is there, since 100,000 threads have as many. Where not, a word that is there may tell that
-    // it is something else.
-    let mut words = [0; TCACHE_BYTES];
-    let whole = memory.read(address, &mut words).is_ok();
-    let list = |bin: usize| -> Result<(u16, u64), Unreadable> {
-        let (count, entry) = (2 * bin, 2 * TCACHE_BINS + 8 * bin);
-        match whole {
-            true => Ok((
-                u16::from_le_bytes([words[count], words[count + 1]]),
-                u64::from_le_bytes(words[entry..][..8].try_into().expect("eight bytes")),
-            )),
-            false => Ok((
-                memory.u16(address + count as u64)?,
-                memory.u64(address + entry as u64)?,
-            )),
-        }
-    };
+fn lists(memory: &Memory, address: u64) -> Result<Vec<Step>, Unreadable> {
     let mut steps = Vec::new();
     for bin in 0..TCACHE_BINS {
-        let (count, entry) = list(bin)?;
-        if count > TCACHE_LONGEST || (count == 0) != (entry == 0) {
+        let left = memory.u16(address + 2 * u64::from(bin))?;
+        let entry = memory.u64(address + 2 * u64::from(TCACHE_BINS) + 8 * u64::from(bin))?;
+        if left > TCACHE_LONGEST || (left == 0) != (entry == 0) {
             return Ok(Vec::new());
         }
-        if count > 0 {
+        if left > 0 {
             steps.push(Step {
                 entry,
                 cache: address,
-                left: count,
+                left,
                 bin,
             });
         }
@@ -368,11 +394,7 @@ fn thread_cache(memory: &Memory, address: u64) -> Result<Vec<Step>, Unreadable> 
 }
 
 /// Addresses of the chunks in fastbins, in order, which look like chunks in use.
-fn fast_chunks(
-    target: &Target,
-    heaps: &[Heap],
-    tops: &HashSet<u64>,
-) -> Result<BTreeSet<u64>, Refusal> {
+fn fast_chunks(target: &Target, heaps: &[Heap], tops: &[u64]) -> Result<BTreeSet<u64>, Refusal> {
     let mut states: BTreeSet<u64> = heaps.iter().filter_map(|heap| heap.arena).collect();
     states.extend(main_arena(target, heaps, tops));
     let mut fast = BTreeSet::new();
@@ -397,7 +419,7 @@ fn fast_chunks(
 /// The main arena, in libc's data: the place that holds the address of the top chunk of the program break. The end of a
 /// buffer of stdio may be that address too, so the bins have to be there as well, and what the arena has from the system
 /// is not less than the program break.
-fn main_arena(target: &Target, heaps: &[Heap], tops: &HashSet<u64>) -> Option<u64> {
+fn main_arena(target: &Target, heaps: &[Heap], tops: &[u64]) -> Option<u64> {
     let main = heaps.iter().find(|heap| heap.arena.is_none())?;
     let top = *tops
         .iter()

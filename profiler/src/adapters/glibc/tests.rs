@@ -148,7 +148,7 @@ fn chunks_that_a_thread_keeps_are_free_and_in_the_books_as_glibc_has_them() {
     // Two chunks of 0x40 bytes: bin 2. The first one's next pointer leads to the second.
     let lists = HEAP + 16;
     fake.write(lists + 2 * 2, &2_u16.to_le_bytes());
-    fake.put(lists + 2 * TCACHE_BINS as u64 + 8 * 2, kept + 16);
+    fake.put(lists + 2 * u64::from(TCACHE_BINS) + 8 * 2, kept + 16);
     fake.put(kept + 16, (kept + 0x40 + 16) ^ ((kept + 16) >> 12));
     fake.put(kept + 0x40 + 16, (kept + 0x40 + 16) >> 12);
     let regions = [region("malloc.brk", HEAP, end, Some("[heap]"))];
