@@ -1,3 +1,5 @@
+import java.lang.management.GarbageCollectorMXBean;
+import java.lang.management.ManagementFactory;
 import java.lang.reflect.InvocationTargetException;
 import java.lang.reflect.Method;
 import java.util.Arrays;
@@ -57,6 +59,13 @@ public class Books {
         classes(command("GC.class_histogram -all"), books);
         kilobytes("heap.used", "used ", command("GC.heap_info"), books);
         kilobytes("code.used", ", used=", command("Compiler.codecache"), books);
+        // Last, so that a collection in between shows too.
+        for (GarbageCollectorMXBean collector : ManagementFactory.getGarbageCollectorMXBeans()) {
+            // The pauses of one at work beside the program are none of its collections.
+            if (!collector.getName().contains("Concurrent")) {
+                books.merge("collections", collector.getCollectionCount(), Long::sum);
+            }
+        }
         StringBuilder line = new StringBuilder("books={");
         for (Map.Entry<String, Long> book : books.entrySet()) {
             line.append(line.length() == 7 ? "\"" : ", \"").append(book.getKey());

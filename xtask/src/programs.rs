@@ -125,6 +125,9 @@ pub struct Comparison {
     /// Only some versions of the runtime have the figure: where its books lack it, nothing is compared.
     #[serde(default)]
     pub where_told: bool,
+    /// It tells whether both looks saw the same state: where it is past its limit, the program is run again.
+    #[serde(default)]
+    pub same_state: bool,
 }
 
 /// One name and number of the version that results carry.

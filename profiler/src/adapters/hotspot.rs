@@ -72,6 +72,7 @@ fn divide_machine(
     let heap = heap::divide(view, &flags, &headers, into)?;
     let code = code::divide(view, &tables, into)?;
     Ok(Books::from([
+        ("collections".into(), heap.collections),
         ("regions".into(), heap.spaces),
         ("empty_regions".into(), heap.empty_spaces),
         ("heap_used_bytes".into(), heap.used),

@@ -57,6 +57,8 @@ pub struct Tally {
     pub objects: u64,
     /// Their bytes.
     pub object_bytes: u64,
+    /// Collections that have stopped the program so far.
+    pub collections: u64,
     /// Number of stack chunks.
     pub chunks: u64,
     /// Their bytes as a whole.
@@ -90,6 +92,7 @@ pub fn divide(
     if view.u8(heap.wrapping_add(busy))? != 0 {
         return Err(Refusal("a collection was under way".into()));
     }
+    let collections = view.u32(heap.wrapping_add(field(&["_total_collections"])?))?;
     let reserved = heap.wrapping_add(field(&["_reserved"])?);
     let start = view.u64(at(reserved, tables.offset(&["MemRegion"], &["_start"])?))?;
     let words = view.u64(at(
@@ -129,7 +132,10 @@ pub fn divide(
         queue.map(|(index, row)| (index, walk.row(row))).collect()
     });
 
-    let mut tally = Tally::default();
+    let mut tally = Tally {
+        collections: collections.into(),
+        ..Tally::default()
+    };
     let mut first_refusal = None;
     for row in divided {
         tally.add(&row.tally);

@@ -137,6 +137,7 @@ impl Machine {
             ("Array<Klass*>", "_length", 0),
             ("Array<u1>", "_data", 4),
             ("CollectedHeap", "_is_stw_gc_active", 0),
+            ("CollectedHeap", "_total_collections", 4),
             ("CollectedHeap", "_reserved", 8),
             ("MemRegion", "_start", 0),
             ("MemRegion", "_word_size", 8),
