@@ -13,6 +13,7 @@ pub mod job;
 mod ledger;
 pub mod limits;
 mod made_by;
+mod oom_score;
 pub mod outcome;
 mod own_cost;
 pub mod own_peak;
@@ -58,6 +59,7 @@ use crate::{
 use analysis::Frozen;
 use follow::{Ended, Following};
 use job::Job;
+use oom_score::Spared;
 pub use signals::told_to_end;
 
 /// How a session is run, beside its job.
@@ -122,6 +124,7 @@ pub fn run(job: &Job, options: &Options) -> Result<Run, SessionError> {
     // In this order nothing is left whenever we are killed: the held target ends with a pipe of ours,
     // and the guardian, which is told of it, is there before the cgroup is.
     let held = Held::fork(&target(job, options))?;
+    let _spared = Spared::ask();
     let root = held.pid.as_raw() as u32;
     let profiler = std::process::id();
     let limits = match job.raises.sysctls.is_empty() {

@@ -8,6 +8,7 @@ use std::{
     process::{Command, Output, Stdio},
 };
 
+use caps::{CapSet, Capability};
 use profiler::{classify::Leaf, results::Run, units::MIB};
 
 use crate::{
@@ -147,6 +148,28 @@ fn a_program_that_is_killed_for_memory_ends_by_that_signal() {
     assert_eq!(run.exit_status, Some(128 + libc::SIGKILL));
     let rss = run.peak.as_ref().expect("it had a peak").rss_bytes;
     assert!((256 * MIB..768 * MIB).contains(&rss), "{rss}");
+}
+
+#[test]
+fn out_of_memory_the_profiler_is_spared_and_the_program_is_not() {
+    if !caps::has_cap(None, CapSet::Effective, Capability::CAP_SYS_RESOURCE).expect("they are ours")
+    {
+        eprintln!("SKIPPED: root without CAP_SYS_RESOURCE");
+        return;
+    }
+    let own = fs::read_to_string("/proc/self/oom_score_adj").expect("it is there");
+    let (output, _) = run(
+        &[
+            "sh",
+            "-c",
+            "cat /proc/self/oom_score_adj /proc/$PPID/oom_score_adj",
+        ],
+        |_| {},
+    );
+    assert_eq!(
+        String::from_utf8_lossy(&output.stdout),
+        format!("{own}-1000\n")
+    );
 }
 
 const MAX_MAP_COUNT: &str = "/proc/sys/vm/max_map_count";
