@@ -94,21 +94,15 @@ pub fn divide(target: &Target, into: &mut DivisionBuilder) -> Result<Option<Book
     let tops: Vec<u64> = walked.iter().filter_map(|heap| heap.top).collect();
     let cached = cached_by_threads(&walked);
     let fast = fast_chunks(target, &heaps, &tops)?;
-    let (mut cached, mut fast) = (cached.into_iter().peekable(), fast.into_iter().peekable());
+    let divided = workers::share(&walked, |queue| {
+        queue
+            .map(|(index, heap)| (index, heap.divide(&cached, &fast, used)))
+            .collect()
+    });
     let mut books = Tally::default();
-    for chunk in walked.iter().flat_map(|heap| heap.chunks.iter()) {
-        let range = chunk.at..chunk.at + chunk.size;
-        let kept = reaches(&mut cached, chunk.at);
-        books.cached += if kept { chunk.size } else { 0 };
-        let is_fast = reaches(&mut fast, chunk.at);
-        let free = !chunk.in_use || is_fast;
-        if free {
-            books.free += chunk.size;
-        } else {
-            books.in_use += chunk.size;
-            books.blocks += 1;
-        }
-        into.add(range, if free || kept { Leaf::HeapFree } else { used });
+    for (division, tally) in divided {
+        into.append_builder(division);
+        books.add(&tally);
     }
     let main = heaps.iter().find(|heap| heap.arena.is_none());
     if let (Some(first), Some(main)) = (breaks(target).next(), main)
@@ -131,13 +125,13 @@ pub fn divide(target: &Target, into: &mut DivisionBuilder) -> Result<Option<Book
     Ok(Some(books.into_books()))
 }
 
-/// Whether the next of these addresses is this one. Both come in order; those that are passed over are in heaps
-/// that are not walked.
+/// Whether the next of these addresses is this one. Both come in order; those that are passed over are no chunks.
 fn reaches(addresses: &mut Peekable<impl Iterator<Item = u64>>, at: u64) -> bool {
     while addresses.next_if(|&next| next < at).is_some() {}
     addresses.next_if_eq(&at).is_some()
 }
 
+/// Sums, in bytes unless they say otherwise.
 #[derive(Default)]
 struct Tally {
     in_use: u64,
@@ -149,6 +143,14 @@ struct Tally {
 }
 
 impl Tally {
+    /// What one heap adds. Headers and arenas are counted once all are known.
+    fn add(&mut self, heap: &Tally) {
+        self.in_use += heap.in_use;
+        self.blocks += heap.blocks;
+        self.free += heap.free;
+        self.cached += heap.cached;
+    }
+
     fn into_books(self) -> Books {
         Books::from([
             // As `mallinfo2().uordblks` counts: with what threads keep.
@@ -243,6 +245,32 @@ struct Walked {
     lists: Vec<Step>,
 }
 
+impl Walked {
+    /// Divides it. `cached` and `fast` are the addresses of all chunks that threads keep, and that are in fastbins, in order.
+    fn divide(&self, cached: &[u64], fast: &[u64], used: Leaf) -> (DivisionBuilder, Tally) {
+        let (mut into, mut tally) = (DivisionBuilder::default(), Tally::default());
+        let from_here =
+            |addresses: &[u64]| addresses.partition_point(|&at| at < self.chunks.start());
+        let mut cached = cached[from_here(cached)..].iter().copied().peekable();
+        let mut fast = fast[from_here(fast)..].iter().copied().peekable();
+        for chunk in self.chunks.iter() {
+            let kept = reaches(&mut cached, chunk.at);
+            tally.cached += if kept { chunk.size } else { 0 };
+            let is_fast = reaches(&mut fast, chunk.at);
+            let free = !chunk.in_use || is_fast;
+            if free {
+                tally.free += chunk.size;
+            } else {
+                tally.in_use += chunk.size;
+                tally.blocks += 1;
+            }
+            let leaf = if free || kept { Leaf::HeapFree } else { used };
+            into.add(chunk.at..chunk.at + chunk.size, leaf);
+        }
+        (into, tally)
+    }
+}
+
 /// Walks all heaps, side by side.
 fn walk_all(memory: &Memory, heaps: &[Heap]) -> Result<Vec<Walked>, Refusal> {
     let shared = memory.shared();
@@ -320,12 +348,46 @@ fn link(memory: &Memory, at: u64, size: u64, heaps: &[Heap]) -> Option<Link> {
 
 /// Addresses of the chunks that threads keep for themselves, in order. A thread's lists are in a chunk of one
 /// size, which other data may have too: so each of its words has to be right.
-///
-/// All lists are followed side by side, one step at a time in the order of addresses, so that what may be an entry is
-/// gone through, and not searched.
 fn cached_by_threads(walked: &[Walked]) -> Vec<u64> {
-    let mut steps: Vec<Step> = walked.iter().flat_map(|heap| heap.lists.clone()).collect();
-    let (mut found, mut refuted) = (Vec::new(), HashSet::new());
+    let steps: Vec<Step> = walked.iter().flat_map(|heap| heap.lists.clone()).collect();
+    let parts: Vec<&[Step]> = steps.chunks(LISTS_AT_ONCE).collect();
+    let followed = workers::share(&parts, |queue| {
+        queue
+            .map(|(index, lists)| (index, follow(lists.to_vec(), walked)))
+            .collect()
+    });
+    let refuted: HashSet<u64> = followed
+        .iter()
+        .flat_map(|it| &it.refuted)
+        .copied()
+        .collect();
+    let found = followed.into_iter().flat_map(|it| it.found);
+    let mut cached: Vec<u64> = found
+        .filter(|(_, cache)| !refuted.contains(cache))
+        .map(|(at, _)| at)
+        .collect();
+    // They are a few long runs in order, which this way of sorting makes use of.
+    cached.sort();
+    cached.dedup();
+    cached
+}
+
+/// Lists that one thread of ours follows side by side.
+const LISTS_AT_ONCE: usize = 1 << 16;
+
+/// Where lists lead.
+#[derive(Default)]
+struct Followed {
+    /// Addresses of chunks, each with that of the cache whose list it is in.
+    found: Vec<(u64, u64)>,
+    /// Addresses of what cannot be a cache.
+    refuted: Vec<u64>,
+}
+
+/// Follows lists side by side, one step at a time in the order of addresses, so that what may be an entry is gone
+/// through, and not searched.
+fn follow(mut steps: Vec<Step>, walked: &[Walked]) -> Followed {
+    let mut followed = Followed::default();
     while !steps.is_empty() {
         steps.sort_unstable_by_key(|step| step.entry);
         let mut next_steps = Vec::new();
@@ -336,13 +398,13 @@ fn cached_by_threads(walked: &[Walked]) -> Vec<u64> {
             // Bin n holds chunks of 32 + 16 n bytes.
             let size = SMALLEST + ALIGNMENT * u64::from(step.bin);
             let Some(&&Link { next, .. }) = link.filter(|link| link.size == size) else {
-                refuted.insert(step.cache);
+                followed.refuted.push(step.cache);
                 continue;
             };
-            found.push((step.entry - CHUNK_HEADER, step.cache));
+            followed.found.push((step.entry - CHUNK_HEADER, step.cache));
             match (step.left - 1, next) {
                 (0, 0) => {}
-                (0, _) => drop(refuted.insert(step.cache)),
+                (0, _) => followed.refuted.push(step.cache),
                 (left, entry) => next_steps.push(Step {
                     entry,
                     left,
@@ -352,11 +414,7 @@ fn cached_by_threads(walked: &[Walked]) -> Vec<u64> {
         }
         steps = next_steps;
     }
-    found.retain(|(_, cache)| !refuted.contains(cache));
-    let mut cached: Vec<u64> = found.into_iter().map(|(at, _)| at).collect();
-    cached.sort_unstable();
-    cached.dedup();
-    cached
+    followed
 }
 
 /// A place in a thread's list of chunks.
@@ -394,7 +452,7 @@ fn lists(memory: &Memory, address: u64) -> Result<Vec<Step>, Unreadable> {
 }
 
 /// Addresses of the chunks in fastbins, in order, which look like chunks in use.
-fn fast_chunks(target: &Target, heaps: &[Heap], tops: &[u64]) -> Result<BTreeSet<u64>, Refusal> {
+fn fast_chunks(target: &Target, heaps: &[Heap], tops: &[u64]) -> Result<Vec<u64>, Refusal> {
     let mut states: BTreeSet<u64> = heaps.iter().filter_map(|heap| heap.arena).collect();
     states.extend(main_arena(target, heaps, tops));
     let mut fast = BTreeSet::new();
@@ -413,7 +471,7 @@ fn fast_chunks(target: &Target, heaps: &[Heap], tops: &[u64]) -> Result<BTreeSet
             }
         }
     }
-    Ok(fast)
+    Ok(fast.into_iter().collect())
 }
 
 /// The main arena, in libc's data: the place that holds the address of the top chunk of the program break. The end of a

@@ -29,6 +29,11 @@ impl Row {
         Row { start, codes }
     }
 
+    /// Where the first chunk begins.
+    pub fn start(&self) -> u64 {
+        self.start
+    }
+
     /// The chunk behind the last one. Its size is a multiple of 16 bytes.
     pub fn push(&mut self, size: u64, in_use: bool) {
         debug_assert!(size.is_multiple_of(ALIGNMENT));
