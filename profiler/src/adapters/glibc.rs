@@ -311,7 +311,7 @@ fn walk(memory: &Memory, heap: &Heap, heaps: &[Heap]) -> Result<Walked, Refusal>
             walked.links.extend(link(memory, at, size, heaps));
         }
         if in_use && size == TCACHE_CHUNK {
-            walked.lists.extend(lists(memory, at + CHUNK_HEADER)?);
+            walked.lists.extend(lists(memory, at + CHUNK_HEADER));
         }
         if next_head & !FLAGS <= FENCE {
             // What is left of the heap is its fence.
@@ -430,14 +430,22 @@ struct Step {
     bin: u16,
 }
 
-/// The first step of each list of the `tcache_perthread_struct` at `address`; none when it cannot be one.
-fn lists(memory: &Memory, address: u64) -> Result<Vec<Step>, Unreadable> {
+/// The first step of each list of the `tcache_perthread_struct` at `address`; none when it cannot be one: as when a part is
+/// not resident, since glibc writes all of it (`tcache_init`).
+fn lists(memory: &Memory, address: u64) -> Vec<Step> {
+    let mut words = [0; 10 * TCACHE_BINS as usize];
+    if memory.read(address, &mut words).is_err() {
+        return Vec::new();
+    }
+    // How long each list is, then where each begins.
+    let (lengths, entries) = words.split_at(2 * usize::from(TCACHE_BINS));
+    let (lengths, _) = lengths.as_chunks();
+    let (entries, _) = entries.as_chunks();
     let mut steps = Vec::new();
-    for bin in 0..TCACHE_BINS {
-        let left = memory.u16(address + 2 * u64::from(bin))?;
-        let entry = memory.u64(address + 2 * u64::from(TCACHE_BINS) + 8 * u64::from(bin))?;
+    for (bin, (&length, &entry)) in (0..).zip(lengths.iter().zip(entries)) {
+        let (left, entry) = (u16::from_le_bytes(length), u64::from_le_bytes(entry));
         if left > TCACHE_LONGEST || (left == 0) != (entry == 0) {
-            return Ok(Vec::new());
+            return Vec::new();
         }
         if left > 0 {
             steps.push(Step {
@@ -448,7 +456,7 @@ fn lists(memory: &Memory, address: u64) -> Result<Vec<Step>, Unreadable> {
             });
         }
     }
-    Ok(steps)
+    steps
 }
 
 /// Addresses of the chunks in fastbins, in order, which look like chunks in use.
