@@ -66,6 +66,9 @@ const LARGEST_CACHED: u64 = SMALLEST + ALIGNMENT * (TCACHE_BINS as u64 - 1);
 /// A list is at most 7 long by default; `glibc.malloc.tcache_count` allows this many.
 const TCACHE_LONGEST: u16 = u16::MAX >> 1;
 
+/// Lists that one thread of ours follows side by side.
+const LISTS_AT_ONCE: usize = 1 << 16;
+
 /// A static program's thread-local storage ends before that, in bytes from the start of the program break.
 const EARLY_MOST: u64 = 64 << 10;
 
@@ -349,7 +352,11 @@ fn link(memory: &Memory, at: u64, size: u64, heaps: &[Heap]) -> Option<Link> {
 /// Addresses of the chunks that threads keep for themselves, in order. A thread's lists are in a chunk of one
 /// size, which other data may have too: so each of its words has to be right.
 fn cached_by_threads(walked: &[Walked]) -> Vec<u64> {
-    let steps: Vec<Step> = walked.iter().flat_map(|heap| heap.lists.clone()).collect();
+    let steps: Vec<Step> = walked
+        .iter()
+        .flat_map(|heap| &heap.lists)
+        .copied()
+        .collect();
     let parts: Vec<&[Step]> = steps.chunks(LISTS_AT_ONCE).collect();
     let followed = workers::share(&parts, |queue| {
         queue
@@ -371,9 +378,6 @@ fn cached_by_threads(walked: &[Walked]) -> Vec<u64> {
     cached.dedup();
     cached
 }
-
-/// Lists that one thread of ours follows side by side.
-const LISTS_AT_ONCE: usize = 1 << 16;
 
 /// Where lists lead.
 #[derive(Default)]
