@@ -11,7 +11,7 @@ use profiler::{
 
 use crate::{
     fixtures::{build, told_by},
-    profiled::{address, profiler_with, read_run},
+    profiled::{address, profiler_with, read_run, until_seen},
 };
 
 /// Longer than RSS must be at rest to be scanned, see `peak`.
@@ -22,26 +22,17 @@ fn run(tier: &str, rest_ms: &str) -> Option<Run> {
     run_fixture(tier, "at_its_peak", &[rest_ms])
 }
 
-/// The same without a rest. On a machine whose CPUs are taken it may be gone before its mappings are read, and then
-/// what exec maps is told to be unclassified: such a run says nothing of the others.
+/// The same without a rest. Where it is gone before its mappings are read, what exec maps is told to be unclassified: such
+/// a run says nothing of the others.
 fn run_that_was_seen(tier: &str) -> Option<Run> {
-    let unclassified = |run: &Run| {
-        run.peak
-            .as_ref()
-            .map(|peak| peak.classes.get(Class::Unclassified))
+    let is_classified = |run: &Run| {
+        let peak = run.peak.as_ref();
+        peak.is_some_and(|peak| peak.classes.get(Class::Unclassified) == 0)
     };
-    let mut again = 0;
-    loop {
-        let run = run(tier, "0")?;
-        if unclassified(&run) == Some(0) || again == 4 {
-            return Some(run);
-        }
-        again += 1;
-        eprintln!(
-            "gone before it was seen: {:?} bytes; once more",
-            unclassified(&run)
-        );
-    }
+    until_seen(
+        || run(tier, "0"),
+        |run| run.as_ref().is_none_or(is_classified),
+    )
 }
 
 fn run_fixture(tier: &str, name: &str, arguments: &[&str]) -> Option<Run> {

@@ -10,24 +10,16 @@ use profiler::{
 
 use crate::{
     fixtures::build,
-    profiled::{profiler_with, read_run},
+    profiled::{profiler_with, read_run, until_seen},
 };
 
-/// Run once more, four times at most, when the program was gone before its mappings were read: it does not wait for
-/// that, and on a slow machine is the sooner one now and then. Its functions have no names then.
+/// Where the program was gone before its mappings were read, its functions have no names.
 fn run(options: &[&str]) -> Run {
-    let was_seen = |run: &Run| {
+    let is_named = |run: &Run| {
         let mut frames = run.call_stacks.iter().flat_map(|stack| &stack.frames);
         run.call_stacks.is_empty() || frames.any(|frame| frame.module.ends_with("call_stacks"))
     };
-    for _ in 0..4 {
-        let run = run_once(options);
-        if was_seen(&run) {
-            return run;
-        }
-        eprintln!("gone before it was seen; once more");
-    }
-    run_once(options)
+    until_seen(|| run_once(options), is_named)
 }
 
 fn run_once(options: &[&str]) -> Run {

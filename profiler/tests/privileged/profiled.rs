@@ -227,6 +227,19 @@ impl Profiled {
     }
 }
 
+/// Runs a fixture once more, four times at most, while it was gone before its mappings were read: one that does not
+/// wait for that is the sooner one now and then, on a slow machine or one whose CPUs are taken.
+pub fn until_seen<R>(run: impl Fn() -> R, was_seen: impl Fn(&R) -> bool) -> R {
+    for _ in 0..4 {
+        let run = run();
+        if was_seen(&run) {
+            return run;
+        }
+        eprintln!("gone before it was seen; once more");
+    }
+    run()
+}
+
 /// First byte of a row that stands for one region.
 pub fn address(row: &Region) -> Option<u64> {
     let hex = row.start.as_ref()?.strip_prefix("0x").expect("0x");
