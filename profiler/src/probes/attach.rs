@@ -15,7 +15,7 @@ use thiserror::Error;
 
 use super::{
     call_stacks::{self, CallStackProbe},
-    functions::preempts_calls,
+    functions::{allocates_in_probes, preempts_calls},
     intake::Intake,
     layout::Layout,
     ledger::{self, LedgerProbes},
@@ -156,7 +156,8 @@ pub struct Sizes {
     /// The same for the peaks of single processes, which need copies of their own only where they are not
     /// those of the tree.
     pub own_chunks: u32,
-    /// Threads that can be in a hooked call at once: 136 bytes each.
+    /// Threads that can be in a hooked call at once: 16 bytes each, and 136 for each that is (before Linux 6.1 for
+    /// each that can be).
     pub in_flight: u32,
 }
 
@@ -167,14 +168,18 @@ impl Default for Sizes {
             call_stacks: false,
             chunks: 1 << 19,
             own_chunks: 1 << 16,
-            in_flight: 1 << 14,
+            // Any number of threads that end at once can wait for the lock on the address space, in `munmap` or
+            // `madvise`.
+            in_flight: 1 << 17,
         }
     }
 }
 
 /// From so many threads on the ring is larger: 8 MiB more of the kernel's memory.
 const MANY_THREADS: u64 = 50_000;
-/// Room is made for no more calls than this: 272 MiB of the kernel's memory.
+/// Room for calls of other threads than those that are known.
+const OTHER_CALLS: u32 = 1 << 14;
+/// Room is made for no more calls than this: 32 MiB of the kernel's memory (272 before Linux 6.1).
 const MOST_IN_FLIGHT: u32 = 1 << 21;
 
 impl Sizes {
@@ -187,11 +192,9 @@ impl Sizes {
             chunks: chunks.min(u64::from(everything.chunks)) as u32,
             // One process has nearly all of the memory.
             own_chunks: 1 << 14,
-            // Any number of those that end at once can wait for the lock on the address space, in `munmap` or
-            // `madvise`.
             in_flight: u32::try_from(threads)
                 .unwrap_or(u32::MAX)
-                .saturating_add(everything.in_flight)
+                .saturating_add(OTHER_CALLS)
                 .min(MOST_IN_FLIGHT),
             // They all end at once, with some 300 bytes of records each, while nobody else gets a CPU.
             ring_bytes: match threads {
@@ -254,6 +257,10 @@ impl Probes {
                 );
         }
         CallStackProbe::size(&mut loader, sizes.call_stacks);
+        let object = match allocates_in_probes() {
+            true => object::with_tables_on_demand(),
+            false => object::BYTES.into(),
+        };
         let only_given = u32::from(whom == Whom::OnlyGiven);
         let mut ebpf = loader
             .override_global(names::ONLY_GIVEN, &only_given, true)
@@ -263,7 +270,7 @@ impl Probes {
             .override_global(names::EXEC_OLD_PID_OFFSET, &exec_old_pid, true)
             .map_max_entries(names::RING, sizes.ring_bytes)
             .map_max_entries(names::IN_FLIGHT, sizes.in_flight)
-            .load(object::BYTES)
+            .load(&object)
             .map_err(load_error)?;
 
         let mut states = Vec::new();

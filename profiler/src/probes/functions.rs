@@ -69,6 +69,13 @@ pub fn locks_mappings() -> bool {
     kernel_version().is_some_and(|version| version >= (6, 4))
 }
 
+/// Whether a hash table that probes write to may take memory when it needs it: since Linux 6.1, where each has a
+/// stock of its own (`bpf_mem_alloc`). Before, the kernel warns of such a table in its log
+/// (`check_map_prog_compatibility`, kernel/bpf/verifier.c).
+pub(super) fn allocates_in_probes() -> bool {
+    kernel_version().is_some_and(|version| version >= (6, 1))
+}
+
 /// Major and minor number of the running kernel.
 pub(super) fn kernel_version() -> Option<(u32, u32)> {
     let release = nix::sys::utsname::uname().map(|names| names.release().to_os_string());
