@@ -27,9 +27,7 @@ use super::{
     memory::{Memory, Shared},
     workers,
 };
-use crate::classify::{
-    Leaf, compose::ClassifiedRegion, division::DivisionBuilder, runtime::Runtime,
-};
+use crate::classify::{Leaf, division::DivisionBuilder, place::Region, runtime::Runtime};
 use carriers::{Block, Carrier, Holder, Instance};
 use machine::Machine;
 use processes::{Processes, Span};
@@ -73,7 +71,7 @@ pub fn divide(target: &Target, into: &mut DivisionBuilder) -> Result<Option<Book
 /// As [`divide`], of a machine whose symbols are known.
 fn divide_machine(
     memory: &Memory,
-    regions: &[ClassifiedRegion],
+    regions: &[Region],
     machine: &Machine,
     into: &mut DivisionBuilder,
 ) -> Result<Books, Refusal> {
@@ -175,7 +173,7 @@ fn books_of(carriers: &[Carrier], instances: &[Instance]) -> Books {
 #[derive(Clone, Copy)]
 struct Work<'a> {
     memory: Shared<'a>,
-    regions: &'a [ClassifiedRegion],
+    regions: &'a [Region<'a>],
 }
 
 impl<'a> Work<'a> {
@@ -203,7 +201,7 @@ impl<'a> Work<'a> {
 
 /// What has been found in a carrier.
 struct Found<'a> {
-    regions: &'a [ClassifiedRegion],
+    regions: &'a [Region<'a>],
     into: DivisionBuilder,
 }
 
@@ -281,7 +279,7 @@ fn no_block(span: &Span) -> Refusal {
 }
 
 /// Whether all of a range that is resident is in regions of ours.
-fn lies_in_ours(regions: &[ClassifiedRegion], range: Range<u64>) -> bool {
+fn lies_in_ours(regions: &[Region], range: Range<u64>) -> bool {
     let first = regions.partition_point(|region| region.range.end <= range.start);
     let mut inside = regions[first..]
         .iter()
@@ -293,14 +291,14 @@ fn lies_in_ours(regions: &[ClassifiedRegion], range: Range<u64>) -> bool {
 /// the old header is still there, and no instance has the carrier.
 fn cached_segments(
     memory: &Memory,
-    regions: &[ClassifiedRegion],
+    regions: &[Region],
     carriers: &[Carrier],
     instances: &[Instance],
     into: &mut DivisionBuilder,
     books: &mut Books,
 ) {
     let (mut cached, mut resident, mut unknown) = (0, 0, 0);
-    let ours = |region: &&ClassifiedRegion| RULES.contains(&region.rule.id);
+    let ours = |region: &&Region| RULES.contains(&region.rule.id);
     for region in regions.iter().filter(ours) {
         for gap in carriers::gaps(carriers, &region.range) {
             let mut at = gap.start;

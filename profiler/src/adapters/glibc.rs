@@ -495,7 +495,7 @@ fn main_arena(target: &Target, heaps: &[Heap], tops: &[u64]) -> Option<u64> {
         .iter()
         .find(|&&top| (main.start..main.end).contains(&top))?;
     let data = target.regions.iter().filter(|region| {
-        let file = region.backing.as_deref().unwrap_or_default();
+        let file = region.backing.unwrap_or_default();
         file.contains("libc.so") || file.contains("libc-2")
     });
     for region in data {

@@ -34,8 +34,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     classify::{
-        compose::ClassifiedRegion,
         division::{Division, DivisionBuilder},
+        place::Region,
         runtime::{Image, Runtime},
     },
     residency::ProcessSnapshot,
@@ -49,7 +49,7 @@ pub struct Target<'a> {
     /// Mappings and resident pages.
     pub process: &'a ProcessSnapshot,
     /// Its regions with a resident page, in address order.
-    pub regions: &'a [ClassifiedRegion],
+    pub regions: &'a [Region<'a>],
     /// The runtime that it was recognised as.
     pub runtime: Runtime,
     /// Its executable.
@@ -60,10 +60,7 @@ pub struct Target<'a> {
 
 impl<'a> Target<'a> {
     /// Its regions of one rule.
-    pub fn regions_of<'b>(
-        &'b self,
-        rule: &'b str,
-    ) -> impl Iterator<Item = &'a ClassifiedRegion> + 'b {
+    pub fn regions_of<'b>(&'b self, rule: &'b str) -> impl Iterator<Item = &'a Region<'a>> + 'b {
         self.regions
             .iter()
             .filter(move |region| region.rule.id == rule)

@@ -5,7 +5,7 @@
 //! pages that a runtime touches in advance (HotSpot's `StackShadowPages`).
 
 use super::{Books, Refusal, StackPointer, Target};
-use crate::classify::{Leaf, compose::ClassifiedRegion, division::DivisionBuilder};
+use crate::classify::{Leaf, division::DivisionBuilder, place::Region};
 
 /// Bytes below the stack pointer that belong to the frame.
 const RED_ZONE: u64 = 128;
@@ -19,7 +19,7 @@ pub fn divide(target: &Target, into: &mut DivisionBuilder) -> Result<Option<Book
     pointers.sort_by_key(|pointer| pointer.address);
     let mut below_bytes = 0;
     let mut threads = 0;
-    let is_stack = |region: &&ClassifiedRegion| RULES.contains(&region.rule.id);
+    let is_stack = |region: &&Region| RULES.contains(&region.rule.id);
     for region in target.regions.iter().filter(is_stack) {
         let first = pointers.partition_point(|pointer| pointer.address < region.range.start);
         let inside = pointers[first..]

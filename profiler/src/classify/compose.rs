@@ -7,20 +7,17 @@ use std::{
     sync::Arc,
 };
 
-use rangemap::RangeMap;
-
 use super::{
     Class, Classes, Leaf,
     alike::AlikeRegions,
     division::Division,
-    evidence::{Evidence, ProcessFacts, StackUse},
-    rules::{Rule, classify},
+    place::{Region, place},
+    rules::Rule,
     runtime::{Image, Runtime},
 };
 use crate::{
-    regions::{AddressSpace, LowerEnd, Origin, OriginKind, Piece, Process, ProcessTree},
-    residency::{ProcessSnapshot, ResidentRange, Snapshot, Vma, objects::Objects, ranges::clip},
-    units::{KIB, page_ceil, page_floor},
+    regions::{AddressSpace, Origin, OriginKind, ProcessTree},
+    residency::{ProcessSnapshot, ResidentRange, Snapshot, objects::Objects, ranges::clip},
 };
 
 /// So many of the largest regions of a composition stay by themselves.
@@ -197,67 +194,44 @@ impl Composition {
 }
 
 /// The runtime of one process. Its regions with a resident page are given to `each`, in address order.
-pub fn classify_process(
+fn classify_process(
     process: &ProcessSnapshot,
     tree: &ProcessTree,
     images: &HashMap<u32, Image>,
     division: Option<&Division>,
     mut each: impl FnMut(ClassifiedRegion),
 ) -> Runtime {
-    let no_image = Image::default();
-    let image = images.get(&process.tgid).unwrap_or(&no_image);
-    let runtime = Runtime::recognise(image, &process.vmas);
     let unseen = AddressSpace::empty();
     let space = tree.space(process.tgid).unwrap_or(&unseen);
     let threads = tree.process(process.tgid);
-    let facts = ProcessFacts::gather(runtime, space, &process.vmas);
-    let stacks = threads
-        .map(|threads| stack_ranges(threads, space, runtime))
-        .unwrap_or_default();
-    let mut resident = Resident::new(&process.resident);
+    let image = images.get(&process.tgid);
     let mut placed = 0;
-    for vma in &process.vmas {
-        for (range, piece, stack) in parts(vma, space, &stacks) {
-            let resident_bytes = resident.bytes_in(&range);
-            if resident_bytes == 0 {
-                continue;
-            }
-            let evidence = Evidence {
-                facts: &facts,
-                vma,
-                piece,
-                origin: piece.map(|piece| space.origin(piece.origin)),
-                ground: piece
-                    .and_then(|piece| piece.reserved_by)
-                    .map(|id| space.origin(id)),
-                given_name: piece.and_then(|piece| piece.name).map(|id| space.name(id)),
-                stack,
-            };
-            let rule = classify(&evidence);
-            let leaves_of = |part: &Range<u64>, resident_bytes| {
-                leaves(part, resident_bytes, rule, &process.resident, division)
-            };
-            let leaves = leaves_of(&range, resident_bytes);
-            placed += resident_bytes;
-            each(ClassifiedRegion {
-                tgid: process.tgid,
-                made_by: MadeBy::of(evidence.origin),
-                growths: growths(&range, evidence.origin, space, |part| {
-                    let resident = clip(&process.resident, part.start, part.end);
-                    leaves_of(part, resident.map(|it| it.end - it.start).sum())
-                }),
-                leaves,
-                range,
-                resident_bytes,
-                rule,
-                before_attach: evidence.origin.is_some_and(|origin| origin.before_attach),
-                backing: vma
-                    .name
-                    .clone()
-                    .or_else(|| evidence.given_name.map(str::to_owned)),
-            });
-        }
-    }
+    let runtime = place(process, space, threads, image, |region, origin| {
+        let Region {
+            range,
+            resident_bytes,
+            rule,
+            backing,
+        } = region;
+        let leaves_of = |part: &Range<u64>, resident_bytes| {
+            leaves(part, resident_bytes, rule, &process.resident, division)
+        };
+        placed += resident_bytes;
+        each(ClassifiedRegion {
+            tgid: process.tgid,
+            made_by: MadeBy::of(origin),
+            growths: growths(&range, origin, space, |part| {
+                let resident = clip(&process.resident, part.start, part.end);
+                leaves_of(part, resident.map(|it| it.end - it.start).sum())
+            }),
+            leaves: leaves_of(&range, resident_bytes),
+            range,
+            resident_bytes,
+            rule,
+            before_attach: origin.is_some_and(|origin| origin.before_attach),
+            backing: backing.map(str::to_owned),
+        });
+    });
     if let Some(resident_bytes) = process
         .rss_bytes
         .checked_sub(placed)
@@ -335,160 +309,6 @@ fn growths(
     let made = by_call.into_iter().map(|(by, leaves)| Made { by, leaves });
     made.filter(|made| made.leaves.values().any(|&bytes| bytes > 0))
         .collect()
-}
-
-type Part<'a> = (Range<u64>, Option<&'a Piece>, Option<StackUse>);
-
-/// A VMA cut where a piece of the region map or a stack begins or ends.
-fn parts<'a>(
-    vma: &Vma,
-    space: &'a AddressSpace,
-    stacks: &RangeMap<u64, StackUse>,
-) -> Vec<Part<'a>> {
-    let whole = vma.start..vma.end;
-    let mut pieces: Vec<(Range<u64>, Option<&Piece>)> = space
-        .overlapping(&whole)
-        .map(|(range, piece)| (range, Some(piece)))
-        .collect();
-    let mut next = whole.start;
-    let mut gaps = Vec::new();
-    for (range, _) in &pieces {
-        if next < range.start {
-            gaps.push((next..range.start, None));
-        }
-        next = range.end;
-    }
-    if next < whole.end {
-        gaps.push((next..whole.end, None));
-    }
-    if !gaps.is_empty() {
-        pieces.extend(gaps);
-        pieces.sort_by_key(|(range, _)| range.start);
-    }
-    let mut parts = Vec::with_capacity(pieces.len());
-    for (range, piece) in pieces {
-        let mut next = range.start;
-        for (stack, &using) in stacks.overlapping(&range) {
-            let (start, end) = (stack.start.max(range.start), stack.end.min(range.end));
-            if next < start {
-                parts.push((next..start, piece, None));
-            }
-            parts.push((start..end, piece, Some(using)));
-            next = end;
-        }
-        if next < range.end {
-            parts.push((next..range.end, piece, None));
-        }
-    }
-    parts
-}
-
-/// Which addresses are stacks, and how they are used: whole pages, because a page has one region.
-///
-/// glibc gives `clone3` the stack without the thread's control block and TLS, which lie above it in
-/// the same mapping, so the whole mapping counts. A stack inside a much larger mapping (memory of a
-/// program that manages its own stacks) counts with its own range alone.
-fn stack_ranges(
-    process: &Process,
-    space: &AddressSpace,
-    runtime: Runtime,
-) -> RangeMap<u64, StackUse> {
-    let mut ranges = RangeMap::new();
-    for past in space.past_stacks() {
-        mark(&mut ranges, space, &past, StackUse::Cached);
-    }
-    for thread in process.threads.values() {
-        if let Some(stack) = &thread.stack {
-            // Go runs threads on memory of its heap (rule go.arena accounts for it).
-            let certain = stack.lower_end != LowerEnd::AnyMapping || runtime == Runtime::Native;
-            if certain {
-                mark(&mut ranges, space, &stack.range, StackUse::Live);
-            }
-        }
-    }
-    for thread in process.threads.values() {
-        if let Some(alternate) = &thread.alt_stack
-            && runtime != Runtime::Go
-        {
-            // Its own range alone: programs take it from malloc, or from the stack of its thread, and the pages at
-            // its ends, which it shares with them, stay theirs.
-            let pages = page_ceil(alternate.start)..page_floor(alternate.end);
-            if !pages.is_empty() {
-                ranges.insert(pages, StackUse::Alternate);
-            }
-        }
-    }
-    ranges
-}
-
-/// A mapping that exceeds its stack by no more than this was made for it: guard pages, TLS, control
-/// block.
-const AROUND_A_STACK: u64 = 256 * KIB;
-
-fn mark(
-    ranges: &mut RangeMap<u64, StackUse>,
-    space: &AddressSpace,
-    stack: &Range<u64>,
-    using: StackUse,
-) {
-    let whole = stack
-        .end
-        .checked_sub(1)
-        .and_then(|last| space.piece_at(last))
-        .and_then(|(_, piece)| {
-            let call = space.origin(piece.origin);
-            let origin = call.range();
-            // All growth of the program break is one origin, whose range is that of the first.
-            let made_for_it = call.kind != OriginKind::Brk
-                && origin.start <= stack.start
-                && origin.end - origin.start <= stack.end - stack.start + AROUND_A_STACK;
-            made_for_it.then_some((origin, piece.origin))
-        });
-    match whole {
-        // The pages at its ends are in use for it, whatever else is on them.
-        None => {
-            if !stack.is_empty() {
-                ranges.insert(page_floor(stack.start)..page_ceil(stack.end), using);
-            }
-        }
-        // Parts that were unmapped meanwhile may hold something else by now.
-        Some((origin, id)) => {
-            for (part, piece) in space.overlapping(&origin) {
-                if piece.origin == id || piece.reserved_by == Some(id) {
-                    ranges.insert(part, using);
-                }
-            }
-        }
-    }
-}
-
-/// Counts resident bytes in ranges that are asked for in ascending order.
-struct Resident<'a> {
-    ranges: &'a [ResidentRange],
-}
-
-impl<'a> Resident<'a> {
-    fn new(ranges: &'a [ResidentRange]) -> Self {
-        Resident { ranges }
-    }
-
-    fn bytes_in(&mut self, range: &Range<u64>) -> u64 {
-        let mut bytes = 0;
-        while let Some(first) = self.ranges.first() {
-            if first.start >= range.end {
-                break;
-            }
-            bytes += first
-                .end
-                .min(range.end)
-                .saturating_sub(first.start.max(range.start));
-            if first.end > range.end {
-                break;
-            }
-            self.ranges = &self.ranges[1..];
-        }
-        bytes
-    }
 }
 
 impl MadeBy {

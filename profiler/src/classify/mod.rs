@@ -5,6 +5,7 @@ pub mod alike;
 pub mod compose;
 pub mod division;
 pub mod evidence;
+pub mod place;
 pub mod rules;
 pub mod runtime;
 

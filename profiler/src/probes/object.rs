@@ -45,9 +45,15 @@ fn definitions(object: &[u8]) -> Option<Vec<usize>> {
     let elf = object::File::parse(object).ok()?;
     let maps = elf.section_by_name("maps")?;
     let (offset, _) = maps.file_range()?;
-    let symbols = elf.symbols().filter(|symbol| symbol.section_index() == Some(maps.index()));
+    let symbols = elf
+        .symbols()
+        .filter(|symbol| symbol.section_index() == Some(maps.index()));
     let symbols = symbols.filter(|symbol| symbol.is_definition());
-    Some(symbols.map(|symbol| (offset + symbol.address()) as usize).collect())
+    Some(
+        symbols
+            .map(|symbol| (offset + symbol.address()) as usize)
+            .collect(),
+    )
 }
 
 fn word(object: &[u8], at: usize) -> Option<u32> {
@@ -65,11 +71,19 @@ mod tests {
         let definitions = definitions(BYTES).unwrap();
         let is_table = |&&at: &&usize| word(BYTES, at + MAP_TYPE) == Some(BPF_MAP_TYPE_HASH);
         let tables: Vec<&usize> = definitions.iter().filter(is_table).collect();
-        assert!(tables.len() >= 5, "{} of {}", tables.len(), definitions.len());
+        assert!(
+            tables.len() >= 5,
+            "{} of {}",
+            tables.len(),
+            definitions.len()
+        );
         for &&table in &tables {
             assert_eq!(word(&changed, table + MAP_FLAGS), Some(BPF_F_NO_PREALLOC));
         }
-        let differ = BYTES.iter().zip(&changed).filter(|(one, other)| one != other);
+        let differ = BYTES
+            .iter()
+            .zip(&changed)
+            .filter(|(one, other)| one != other);
         assert_eq!(differ.count(), tables.len());
     }
 }

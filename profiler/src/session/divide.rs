@@ -6,7 +6,8 @@ use crate::{
         StackPointer, Target,
         memory::{Memory, Process},
     },
-    classify::{compose::classify_process, runtime::Image},
+    classify::{place::place, runtime::Image},
+    regions::AddressSpace,
     residency::{ProcessSnapshot, Snapshot, stack_pointers::stack_pointers},
 };
 
@@ -19,9 +20,14 @@ pub(super) fn divide(analysis: &Analysis, snapshot: &Snapshot) -> Vec<Divided> {
 
 fn divide_process(analysis: &Analysis, process: &ProcessSnapshot, taken_ns: u64) -> Divided {
     let tgid = process.tgid;
+    let tree = &analysis.tree;
+    let unseen = AddressSpace::empty();
+    let space = tree.space(tgid).unwrap_or(&unseen);
+    let image = analysis.images.get(&tgid);
     let mut regions = Vec::new();
-    let (tree, images) = (&analysis.tree, &analysis.images);
-    let runtime = classify_process(process, tree, images, None, |region| regions.push(region));
+    let runtime = place(process, space, tree.process(tgid), image, |region, _| {
+        regions.push(region);
+    });
     let source = Process(tgid);
     let none = Image::default();
     let target = Target {
@@ -29,7 +35,7 @@ fn divide_process(analysis: &Analysis, process: &ProcessSnapshot, taken_ns: u64)
         process,
         regions: &regions,
         runtime,
-        image: analysis.images.get(&tgid).unwrap_or(&none),
+        image: image.unwrap_or(&none),
         threads: &threads(analysis, tgid),
     };
     let (division, accounts) = crate::adapters::divide(&target, taken_ns);

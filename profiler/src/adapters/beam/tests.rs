@@ -1,6 +1,5 @@
 //! A literal machine of two allocators and a few processes.
 
-use std::collections::BTreeMap;
 
 use proptest::prelude::*;
 
@@ -136,20 +135,15 @@ impl Scene {
     }
 }
 
-fn region(rule: &str, start: u64) -> ClassifiedRegion {
-    ClassifiedRegion {
-        tgid: 7,
+fn region(rule: &str, start: u64) -> Region<'static> {
+    Region {
         range: start..start + CARRIER,
         resident_bytes: CARRIER,
         rule: ALL_RULES
             .iter()
             .find(|known| known.id == rule)
             .expect("a rule of this name"),
-        leaves: BTreeMap::new(),
         backing: None,
-        made_by: crate::classify::compose::MadeBy::Unknown,
-        growths: Vec::new(),
-        before_attach: false,
     }
 }
 

@@ -1,13 +1,12 @@
 //! Literal arenas, pool by pool.
 
-use std::collections::BTreeMap;
 
 use proptest::prelude::*;
 
 use super::*;
 use crate::{
     adapters::memory::fake::Fake,
-    classify::{compose::ClassifiedRegion, division::Division, rules::RULES, runtime::Image},
+    classify::{division::Division, place::Region, rules::RULES, runtime::Image},
     residency::ProcessSnapshot,
 };
 
@@ -33,24 +32,19 @@ fn pool_of(fake: &mut Fake, at: u64, block: u64, carved: u64, free: &[u64], size
     fake.put(link, 0);
 }
 
-fn region(start: u64, length: u64) -> ClassifiedRegion {
-    ClassifiedRegion {
-        tgid: 7,
+fn region(start: u64, length: u64) -> Region<'static> {
+    Region {
         range: start..start + length,
         resident_bytes: length,
         rule: RULES
             .iter()
             .find(|known| known.id == "cpython.arena")
             .expect("the rule"),
-        leaves: BTreeMap::new(),
         backing: None,
-        made_by: crate::classify::compose::MadeBy::Unknown,
-        growths: Vec::new(),
-        before_attach: false,
     }
 }
 
-fn divided(fake: &Fake, regions: &[ClassifiedRegion]) -> Result<(Division, Books), Refusal> {
+fn divided(fake: &Fake, regions: &[Region]) -> Result<(Division, Books), Refusal> {
     let process = ProcessSnapshot {
         tgid: 7,
         resident: fake.resident(),

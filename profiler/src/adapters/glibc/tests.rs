@@ -4,15 +4,14 @@ use super::*;
 use crate::{
     adapters::memory::fake::Fake,
     classify::{
-        compose::ClassifiedRegion,
         division::Division,
+        place::Region,
         rules::RULES,
         runtime::{Image, Runtime},
     },
     residency::ProcessSnapshot,
     units::PAGE,
 };
-use std::collections::BTreeMap;
 
 const HEAP: u64 = 0x5555_0000_0000;
 const ARENA: u64 = 0x7f12_4000_0000;
@@ -30,26 +29,21 @@ fn row(fake: &mut Fake, start: u64, end: u64, chunks: &[(u64, bool)]) -> u64 {
     at
 }
 
-fn region(rule: &str, start: u64, end: u64, backing: Option<&str>) -> ClassifiedRegion {
-    ClassifiedRegion {
-        tgid: 7,
+fn region(rule: &str, start: u64, end: u64, backing: Option<&'static str>) -> Region<'static> {
+    Region {
         range: start..end,
         resident_bytes: end - start,
         rule: RULES
             .iter()
             .find(|known| known.id == rule)
             .expect("a rule of this name"),
-        leaves: BTreeMap::new(),
-        backing: backing.map(str::to_owned),
-        made_by: crate::classify::compose::MadeBy::Unknown,
-        growths: Vec::new(),
-        before_attach: false,
+        backing,
     }
 }
 
 fn divided(
     fake: &Fake,
-    regions: &[ClassifiedRegion],
+    regions: &[Region],
     runtime: Runtime,
 ) -> Result<(Division, Books), Refusal> {
     let process = ProcessSnapshot {

@@ -37,8 +37,8 @@ use super::{
 use crate::{
     classify::{
         Leaf,
-        compose::ClassifiedRegion,
         division::DivisionBuilder,
+        place::Region,
         runtime::{Runtime, file_name},
     },
     units::{KIB, PAGE},
@@ -145,7 +145,7 @@ struct Walk<'a> {
     memory: &'a Memory<'a>,
     layout: &'static Layout,
     /// All of the process, in address order.
-    regions: &'a [ClassifiedRegion],
+    regions: &'a [Region<'a>],
     /// First bytes of the pages seen; none is seen twice.
     pages: HashSet<u64>,
     /// The map of `FreeSpace`, the same for every free piece of the heap.

@@ -26,23 +26,18 @@ const MAP: u64 = 0x77_0001;
 struct Heap {
     layout: &'static Layout,
     fake: Fake,
-    regions: Vec<ClassifiedRegion>,
+    regions: Vec<Region<'static>>,
 }
 
-fn region(rule: &str, range: Range<u64>) -> ClassifiedRegion {
-    ClassifiedRegion {
-        tgid: 7,
+fn region(rule: &str, range: Range<u64>) -> Region<'static> {
+    Region {
         resident_bytes: range.end - range.start,
         range,
         rule: RULES
             .iter()
             .find(|known| known.id == rule)
             .expect("a rule of this name"),
-        leaves: BTreeMap::new(),
         backing: None,
-        made_by: crate::classify::compose::MadeBy::Unknown,
-        growths: Vec::new(),
-        before_attach: false,
     }
 }
 

@@ -10,7 +10,7 @@ use crate::{
     classify::division::DivisionBuilder,
     events::{Call, Event},
     regions::script::*,
-    residency::ResidentRange,
+    residency::{ResidentRange, Vma},
     units::MIB,
 };
 
