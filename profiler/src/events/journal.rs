@@ -35,6 +35,11 @@ impl Journal {
         self.events
     }
 
+    /// The memory that they take.
+    pub fn bytes(&self) -> usize {
+        self.bytes.len()
+    }
+
     /// Nothing waits.
     pub fn is_empty(&self) -> bool {
         self.events == 0

@@ -67,20 +67,10 @@ pub struct AddressSpace {
 pub(super) struct Unseen {
     /// What they are.
     pub kind: OriginKind,
-    /// Who put them there: process, thread, time in ns.
-    pub maker: Maker,
+    /// When they came: `CLOCK_MONOTONIC`, in ns.
+    pub born_ns: u64,
     /// Ranges that events have spoken of, mapped now or not: nothing there is unseen.
     pub touched: RangeSet<u64>,
-}
-
-/// Caller and time of a call.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub(super) struct Maker {
-    pub tgid: u32,
-    pub tid: u32,
-    pub began_ns: u64,
-    pub ended_ns: u64,
-    pub call_stack: u32,
 }
 
 impl AddressSpace {
@@ -103,28 +93,21 @@ impl AddressSpace {
     /// An address space with mappings of which no call was seen (attached late). The first
     /// comparison adopts them as [`OriginKind::Unknown`] without counting them.
     pub fn unknown() -> Self {
-        Self::with_unseen(OriginKind::Unknown, Maker::default())
+        Self::with_unseen(OriginKind::Unknown, 0)
     }
 
-    /// The address space after a successful `execve` by this thread at `exec_ns`. The first
-    /// comparison adopts what the kernel put there as [`OriginKind::Exec`].
-    pub fn after_exec(tgid: u32, tid: u32, exec_ns: u64) -> Self {
-        let maker = Maker {
-            tgid,
-            tid,
-            began_ns: exec_ns,
-            ended_ns: exec_ns,
-            call_stack: 0,
-        };
-        Self::with_unseen(OriginKind::Exec, maker)
+    /// The address space after a successful `execve` at `exec_ns`. The first comparison adopts what the
+    /// kernel put there as [`OriginKind::Exec`].
+    pub fn after_exec(exec_ns: u64) -> Self {
+        Self::with_unseen(OriginKind::Exec, exec_ns)
     }
 
-    fn with_unseen(kind: OriginKind, maker: Maker) -> Self {
+    fn with_unseen(kind: OriginKind, born_ns: u64) -> Self {
         let touched = RangeSet::new();
         AddressSpace {
             unseen: Some(Unseen {
                 kind,
-                maker,
+                born_ns,
                 touched,
             }),
             ..Self::empty()
@@ -184,7 +167,7 @@ impl AddressSpace {
     ///
     /// When `id` is from another address space (and not from one that this was forked from).
     pub fn origin(&self, id: OriginId) -> &Origin {
-        &self.origins[id.0 as usize]
+        &self.origins[id.index()]
     }
 
     /// Every call that ever mapped something here, in the order of their ids.
@@ -198,7 +181,7 @@ impl AddressSpace {
     ///
     /// When `id` is from another address space (and not from one that this was forked from).
     pub fn name(&self, id: NameId) -> &str {
-        &self.names[id.0 as usize]
+        &self.names[id.index()]
     }
 
     /// Stacks whose thread is gone and whose memory is still mapped and not taken by another thread:
@@ -242,16 +225,13 @@ impl AddressSpace {
     pub(super) fn add_origin(
         &mut self,
         kind: OriginKind,
-        maker: Maker,
+        call_stack: u32,
         range: &Range<u64>,
     ) -> OriginId {
-        let id = OriginId(u32::try_from(self.origins.len()).expect("fewer than 2^32 mappings"));
+        let id = OriginId::at(self.origins.len());
         self.origins.push(Origin {
             kind,
-            tgid: maker.tgid,
-            tid: maker.tid,
-            began_ns: maker.began_ns,
-            call_stack: maker.call_stack,
+            call_stack,
             start: range.start,
             length: range.end - range.start,
             before_attach: false,
@@ -260,11 +240,11 @@ impl AddressSpace {
     }
 
     /// The origin that all `brk` growth shares; `range` is that of the first.
-    pub(super) fn brk_origin(&mut self, maker: Maker, range: &Range<u64>) -> OriginId {
+    pub(super) fn brk_origin(&mut self, call_stack: u32, range: &Range<u64>) -> OriginId {
         match self.brk_origin {
             Some(origin) => origin,
             None => {
-                let origin = self.add_origin(OriginKind::Brk, maker, range);
+                let origin = self.add_origin(OriginKind::Brk, call_stack, range);
                 self.brk_origin = Some(origin);
                 origin
             }
@@ -275,7 +255,7 @@ impl AddressSpace {
         if let Some(id) = self.name_ids.get(name) {
             return *id;
         }
-        let id = NameId(u32::try_from(self.names.len()).expect("fewer than 2^32 names"));
+        let id = NameId::at(self.names.len());
         self.names.push(name.to_owned());
         self.name_ids.insert(name.to_owned(), id);
         id

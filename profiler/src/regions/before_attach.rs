@@ -26,7 +26,8 @@ use crate::residency::{
 use crate::units::{KIB, MIB};
 
 use super::{
-    AddressSpace, Advice, LowerEnd, OriginId, OriginKind, PROT_NONE, PROT_RWX, Piece, Stack,
+    AddressSpace, Advice, LowerEnd, NO_ACCESS, OriginId, OriginKind, PROT_NONE, PROT_RWX, Piece,
+    Stack, rwx,
 };
 
 /// A guard below a stack is smaller than that; what is larger was reserved for something.
@@ -84,7 +85,7 @@ pub fn address_space(standing: &Standing) -> (AddressSpace, Vec<(u32, Option<Sta
         } else if name == "[heap]" {
             space.program_break = Some(vma.end);
             let origin = space.brk_origin(Default::default(), &range);
-            space.origins[origin.0 as usize].before_attach = true;
+            space.origins[origin.index()].before_attach = true;
             enter(&mut space, range, piece(origin, vma.protection, *flags));
         } else if name.starts_with('[') && !name.starts_with("[anon:") {
             let origin = origin(&mut space, OriginKind::Exec, &range);
@@ -157,8 +158,8 @@ fn advice(flags: VmFlags) -> Advice {
 }
 
 fn origin(space: &mut AddressSpace, kind: OriginKind, range: &Range<u64>) -> OriginId {
-    let id = space.add_origin(kind, Default::default(), range);
-    space.origins[id.0 as usize].before_attach = true;
+    let id = space.add_origin(kind, 0, range);
+    space.origins[id.index()].before_attach = true;
     id
 }
 
@@ -175,20 +176,18 @@ fn plain(
         length: range.end - range.start,
         protection: protection & PROT_RWX,
         flags,
-        fd: -1,
-        offset: 0,
     };
     origin(space, kind, range)
 }
 
 fn piece(origin: OriginId, protection: u32, flags: VmFlags) -> Piece {
-    let protection = protection & PROT_RWX;
+    let protection = rwx(protection);
     Piece {
         origin,
         reserved_by: None,
         protection,
         advice: advice(flags),
-        ever_protected_none: protection == PROT_NONE,
+        ever_protected_none: protection == NO_ACCESS,
         name: None,
         born_ns: 0,
     }

@@ -6,8 +6,8 @@ use std::ops::Range;
 use crate::events::{Call, Event};
 use crate::units::page_ceil;
 
-use super::address_space::{Maker, pages};
-use super::{AddressSpace, Advice, OriginKind, PROT_NONE, PROT_RWX, Piece};
+use super::address_space::pages;
+use super::{AddressSpace, Advice, NO_ACCESS, OriginKind, PROT_RWX, Piece, rwx};
 
 const MAP_FIXED: u32 = libc::MAP_FIXED as u32;
 const MAP_FIXED_NOREPLACE: u32 = libc::MAP_FIXED_NOREPLACE as u32;
@@ -86,9 +86,8 @@ impl AddressSpace {
             length,
             protection,
             flags,
-            fd,
-            offset,
             address,
+            ..
         } = event.call
         else {
             return;
@@ -101,17 +100,15 @@ impl AddressSpace {
             length,
             protection,
             flags,
-            fd,
-            offset,
         };
-        let origin = self.add_origin(kind, maker(event), &range);
-        let protection = protection & PROT_RWX;
+        let origin = self.add_origin(kind, event.call_stack, &range);
+        let protection = rwx(protection);
         let piece = Piece {
             origin,
             reserved_by: None,
             protection,
             advice: Advice::empty(),
-            ever_protected_none: protection == PROT_NONE,
+            ever_protected_none: protection == NO_ACCESS,
             name: None,
             born_ns: event.ended_ns,
         };
@@ -249,14 +246,14 @@ impl AddressSpace {
     /// The piece for memory that a call proves to be there and no call made. Its protection is a
     /// guess until the next comparison.
     fn unexplained(&mut self, event: &Event, range: &Range<u64>) -> Piece {
-        let (kind, made) = match &self.unseen {
-            Some(unseen) => (unseen.kind.clone(), unseen.maker),
-            None => (OriginKind::Unknown, Maker::default()),
+        let kind = match &self.unseen {
+            Some(unseen) => unseen.kind.clone(),
+            None => OriginKind::Unknown,
         };
         Piece {
-            origin: self.add_origin(kind, made, range),
+            origin: self.add_origin(kind, 0, range),
             reserved_by: None,
-            protection: PROT_RWX & !(libc::PROT_EXEC as u32),
+            protection: rwx(PROT_RWX & !(libc::PROT_EXEC as u32)),
             advice: Advice::empty(),
             ever_protected_none: false,
             name: None,
@@ -279,12 +276,12 @@ impl AddressSpace {
     }
 
     fn grow_heap(&mut self, event: &Event, growth: Range<u64>) {
-        let origin = self.brk_origin(maker(event), &growth);
+        let origin = self.brk_origin(event.call_stack, &growth);
         self.note_heap_growth(growth.clone(), event.call_stack);
         let piece = Piece {
             origin,
             reserved_by: None,
-            protection: (libc::PROT_READ | libc::PROT_WRITE) as u32,
+            protection: rwx((libc::PROT_READ | libc::PROT_WRITE) as u32),
             advice: Advice::empty(),
             ever_protected_none: false,
             name: None,
@@ -311,10 +308,10 @@ impl AddressSpace {
         {
             range.start = around.start;
         }
-        let protection = protection & PROT_RWX;
+        let protection = rwx(protection);
         self.alter(&range, event.began_ns, |piece| {
             piece.protection = protection;
-            piece.ever_protected_none |= protection == PROT_NONE;
+            piece.ever_protected_none |= protection == NO_ACCESS;
         });
     }
 
@@ -352,16 +349,6 @@ impl AddressSpace {
 const MADV_GUARD_INSTALL: i32 = 102;
 const MADV_GUARD_REMOVE: i32 = 103;
 
-fn maker(event: &Event) -> Maker {
-    Maker {
-        tgid: event.tgid,
-        tid: event.tid,
-        began_ns: event.began_ns,
-        ended_ns: event.ended_ns,
-        call_stack: event.call_stack,
-    }
-}
-
 /// Bytes that an `mmap` of `length` bytes maps, before rounding to small pages.
 fn mapped_length(length: u64, flags: u32) -> u64 {
     if flags & MAP_HUGETLB == 0 {
@@ -379,7 +366,6 @@ fn mapped_length(length: u64, flags: u32) -> u64 {
 mod tests {
     use super::super::script::*;
     use super::*;
-    use crate::regions::OriginId;
 
     const NORESERVE: u32 = libc::MAP_NORESERVE as u32;
     const SHARED: u32 = (libc::MAP_SHARED | libc::MAP_ANONYMOUS) as u32;
@@ -406,9 +392,8 @@ mod tests {
             },
         )]);
         assert_eq!(text(&space), ["2-4 rw- #0"]);
-        let origin = space.origin(OriginId(0));
+        let origin = &space.origins()[0];
         assert_eq!(origin.range(), P * 2..P * 4);
-        assert_eq!((origin.tgid, origin.tid, origin.began_ns), (TGID, TGID, 7));
         let OriginKind::Mmap { hint, length, .. } = origin.kind else {
             panic!("{origin:?}");
         };
@@ -632,8 +617,8 @@ mod tests {
         ]));
         assert_eq!(text(&space), ["10-14 rw- #0"]);
         assert_eq!(space.program_break(), Some(P * 14));
-        assert_eq!(space.origin(OriginId(0)).kind, OriginKind::Brk);
-        assert_eq!(space.origin(OriginId(0)).range(), P * 10..P * 12);
+        assert_eq!(space.origins()[0].kind, OriginKind::Brk);
+        assert_eq!(space.origins()[0].range(), P * 10..P * 12);
     }
 
     #[test]
@@ -735,7 +720,7 @@ mod tests {
     fn mremap_of_memory_no_call_made_is_unknown() {
         let space = after(in_order([mremap(0..P, P * 8..P * 9, MAYMOVE)]));
         assert_eq!(text(&space), ["8-9 rw- #0"]);
-        assert_eq!(space.origin(OriginId(0)).kind, OriginKind::Unknown);
+        assert_eq!(space.origins()[0].kind, OriginKind::Unknown);
     }
 
     /// ```text

@@ -8,8 +8,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::residency::Vma;
 
-use super::address_space::{Maker, cut};
-use super::{AddressSpace, Advice, Origin, OriginKind, PROT_NONE, PROT_RWX, Piece};
+use super::address_space::cut;
+use super::{AddressSpace, Advice, NO_ACCESS, Origin, OriginKind, Piece, rwx};
 
 /// How far the region map agreed with `/proc/PID/maps`. All in bytes of address space.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
@@ -98,10 +98,10 @@ fn check_known(space: &mut AddressSpace, vma: &Vma, result: &mut Comparison) {
         if !backing_agrees(space.origin(piece.origin), vma) {
             result.backing_bytes += bytes;
             adopt(space, vma, range, OriginKind::Unknown);
-        } else if piece.protection != vma.protection & PROT_RWX {
+        } else if piece.protection != rwx(vma.protection) {
             result.protection_bytes += bytes;
-            let protection = vma.protection & PROT_RWX;
-            let ever_protected_none = piece.ever_protected_none || protection == PROT_NONE;
+            let protection = rwx(vma.protection);
+            let ever_protected_none = piece.ever_protected_none || protection == NO_ACCESS;
             let repaired = Piece {
                 protection,
                 ever_protected_none,
@@ -261,24 +261,24 @@ fn first_unseen(space: &AddressSpace, gap: &Range<u64>) -> bool {
 
 /// Enters `range` as the kernel describes it.
 fn adopt(space: &mut AddressSpace, vma: &Vma, range: Range<u64>, kind: OriginKind) {
-    let made = match (&space.unseen, &kind) {
-        (Some(unseen), OriginKind::Exec) => unseen.maker,
-        _ => Maker::default(),
+    let born_ns = match (&space.unseen, &kind) {
+        (Some(unseen), OriginKind::Exec) => unseen.born_ns,
+        _ => 0,
     };
     let name = vma
         .name
         .as_deref()
         .and_then(|name| name.strip_prefix("[anon:")?.strip_suffix(']'))
         .map(|name| space.name_id(name));
-    let protection = vma.protection & PROT_RWX;
+    let protection = rwx(vma.protection);
     let piece = Piece {
-        origin: space.add_origin(kind, made, &range),
+        origin: space.add_origin(kind, 0, &range),
         reserved_by: None,
         protection,
         advice: Advice::empty(),
-        ever_protected_none: protection == PROT_NONE,
+        ever_protected_none: protection == NO_ACCESS,
         name,
-        born_ns: made.ended_ns,
+        born_ns,
     };
     space.resync(range, Some(piece));
 }
@@ -315,7 +315,7 @@ mod tests {
     }
 
     fn exec_then(calls: impl IntoIterator<Item = Call>) -> AddressSpace {
-        let mut space = AddressSpace::after_exec(TGID, TGID, EXEC_NS);
+        let mut space = AddressSpace::after_exec(EXEC_NS);
         for event in in_order(calls) {
             space.apply(&event);
         }
@@ -352,8 +352,7 @@ mod tests {
         assert!(kinds(&space).iter().all(|(_, kind)| *kind == "exec"));
         assert_eq!(space.len(), 10);
         let (_, stack) = space.piece_at(P * 605).expect("adopted");
-        let origin = space.origin(stack.origin);
-        assert_eq!((origin.tgid, origin.began_ns), (TGID, EXEC_NS));
+        assert_eq!(stack.born_ns, EXEC_NS);
         assert_eq!(space.program_break(), Some(P * 22));
         assert!(compare(&mut space, &image()).agrees());
     }

@@ -25,7 +25,7 @@ pub(crate) mod script;
 pub use address_space::AddressSpace;
 pub use compare::{Comparison, compare};
 pub use origin::{Origin, OriginId, OriginKind};
-pub use piece::{Advice, NameId, Piece};
+pub use piece::{Advice, NO_ACCESS, NameId, Piece, rwx};
 pub use process_tree::{LowerEnd, Process, ProcessTree, Stack, Thread};
 
 /// `PROT_NONE`: the pages exist on paper only.

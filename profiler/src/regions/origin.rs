@@ -1,15 +1,35 @@
 //! The call behind a range: [`Origin`].
 
-use std::ops::Range;
+use std::{num::NonZeroU32, ops::Range};
 
 use super::{PROT_NONE, PROT_RWX};
 
 /// Index of an [`Origin`] in its [`AddressSpace`](super::AddressSpace). A copy made by fork keeps the
 /// numbers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct OriginId(pub u32);
+pub struct OriginId(NonZeroU32);
 
-/// Who asked for a range of memory, when, and with which arguments.
+impl OriginId {
+    /// # Panics
+    ///
+    /// From 2³² - 1 on: so many mappings nobody makes.
+    pub(super) fn at(index: usize) -> OriginId {
+        OriginId(one_more(index))
+    }
+
+    /// The index.
+    pub fn index(self) -> usize {
+        self.0.get() as usize - 1
+    }
+}
+
+/// An index that leaves 0 for "none".
+pub(super) fn one_more(index: usize) -> NonZeroU32 {
+    let number = u32::try_from(index + 1).ok().and_then(NonZeroU32::new);
+    number.expect("fewer than 2^32 of them")
+}
+
+/// The call that asked for a range of memory, with its arguments.
 ///
 /// It describes the call, not what became of its range: `start` and `length` stay what they were
 /// when parts are unmapped or moved elsewhere.
@@ -17,12 +37,6 @@ pub struct OriginId(pub u32);
 pub struct Origin {
     /// The call and its arguments.
     pub kind: OriginKind,
-    /// Process of the caller; 0 when no call was seen ([`OriginKind::Unknown`]).
-    pub tgid: u32,
-    /// Thread of the caller; 0 when no call was seen.
-    pub tid: u32,
-    /// When the call was entered: `CLOCK_MONOTONIC`, in ns; 0 when no call was seen.
-    pub began_ns: u64,
     /// The number of its call stack, as in [`Event::call_stack`](crate::events::Event::call_stack). Of
     /// [`OriginKind::Brk`] that of the first growth; see
     /// [`AddressSpace::heap_growths`](super::AddressSpace::heap_growths).
@@ -49,10 +63,6 @@ pub enum OriginKind {
         protection: u32,
         /// `MAP_*`
         flags: u32,
-        /// File descriptor, -1 for anonymous memory.
-        fd: i32,
-        /// Offset in the file, in bytes.
-        offset: u64,
     },
     /// Growth of the program break. All growth in one address space shares one origin.
     Brk,

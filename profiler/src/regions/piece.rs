@@ -1,6 +1,8 @@
 //! What is known of every byte of a range: [`Piece`].
 
-use super::{OriginId, PROT_NONE};
+use std::num::NonZeroU32;
+
+use super::{OriginId, PROT_RWX, origin::one_more};
 
 bitflags::bitflags! {
     /// Standing advice of `madvise`: what stays with the range and tells runtimes apart. Advice that
@@ -22,7 +24,21 @@ bitflags::bitflags! {
 
 /// Index of a name given by `prctl(PR_SET_VMA)` in its [`AddressSpace`](super::AddressSpace).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct NameId(pub u32);
+pub struct NameId(NonZeroU32);
+
+impl NameId {
+    /// # Panics
+    ///
+    /// From 2³² - 1 on.
+    pub(super) fn at(index: usize) -> NameId {
+        NameId(one_more(index))
+    }
+
+    /// The index.
+    pub fn index(self) -> usize {
+        self.0.get() as usize - 1
+    }
+}
 
 /// What is known of every byte of a range.
 ///
@@ -37,7 +53,7 @@ pub struct Piece {
     /// when nothing was mapped there.
     pub reserved_by: Option<OriginId>,
     /// `PROT_READ | PROT_WRITE | PROT_EXEC`, nothing else.
-    pub protection: u32,
+    pub protection: u8,
     /// Standing `madvise` flags.
     pub advice: Advice,
     /// The piece was `PROT_NONE` at some time since it was mapped, now included.
@@ -52,6 +68,14 @@ pub struct Piece {
 impl Piece {
     /// Reserved without access first and opened by `mprotect` later.
     pub fn committed_by_mprotect(&self) -> bool {
-        self.ever_protected_none && self.protection != PROT_NONE
+        self.ever_protected_none && self.protection != NO_ACCESS
     }
+}
+
+/// `PROT_NONE`, as [`Piece::protection`].
+pub const NO_ACCESS: u8 = 0;
+
+/// What of a protection is [`Piece::protection`].
+pub fn rwx(protection: u32) -> u8 {
+    (protection & PROT_RWX) as u8
 }

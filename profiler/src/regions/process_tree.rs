@@ -417,7 +417,7 @@ impl ProcessTree {
     /// The thread that execs becomes the only one and takes the leader's tid.
     fn exec(&mut self, index: usize, event: &Event, path: &str) {
         self.leave_space(index);
-        let space = AddressSpace::after_exec(event.tgid, event.tid, event.ended_ns);
+        let space = AddressSpace::after_exec(event.ended_ns);
         let space = self.add_space(space);
         let process = &mut self.processes[index];
         process.space = Some(space);
@@ -822,7 +822,7 @@ mod tests {
         assert_eq!(space.len(), 200_000);
         let (range, piece) = space.piece_at(77_777 * 4 * P + P).expect("mapped");
         assert_eq!(range.start, 77_777 * 4 * P + P);
-        assert_eq!(space.origin(piece.origin).began_ns, 10 + 77_777 * 10);
+        assert_eq!(piece.born_ns, 10 + 77_777 * 10 + 1);
         assert_eq!(tree.process(ROOT).expect("alive").threads_peak, 100_001);
     }
 }

@@ -138,7 +138,7 @@ pub fn text(space: &AddressSpace) -> Vec<String> {
 fn line(space: &AddressSpace, range: Range<u64>, piece: &Piece) -> String {
     let (start, end) = (range.start / P, range.end / P);
     let bit = |flag: i32, shown| {
-        if piece.protection & flag as u32 != 0 {
+        if u32::from(piece.protection) & flag as u32 != 0 {
             shown
         } else {
             '-'
@@ -149,9 +149,9 @@ fn line(space: &AddressSpace, range: Range<u64>, piece: &Piece) -> String {
         bit(libc::PROT_WRITE, 'w'),
         bit(libc::PROT_EXEC, 'x'),
     );
-    let mut line = format!("{start}-{end} {r}{w}{x} #{}", piece.origin.0);
+    let mut line = format!("{start}-{end} {r}{w}{x} #{}", piece.origin.index());
     if let Some(reservation) = piece.reserved_by {
-        line += &format!(" on #{}", reservation.0);
+        line += &format!(" on #{}", reservation.index());
     }
     if piece.committed_by_mprotect() {
         line += " was none";

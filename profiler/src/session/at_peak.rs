@@ -2,14 +2,17 @@
 //!
 //! The ledger tells *which pages* were resident, and the ring tells *when* that was, in order with
 //! the calls that shape the address spaces. So a second tree is kept that stands still at the latest
-//! candidate: later events wait, and are applied only when a newer candidate comes. Every event is
-//! applied twice in all, and nothing is ever copied.
+//! candidate: events wait, and those before it are applied when the tree is asked for, or when many wait.
+//! Every event is applied twice in all, and nothing is ever copied.
 //!
 //! ```text
 //! ring     mmap  munmap  PEAK 1  munmap  mmap  PEAK 2  munmap
 //! tree     ------------------------------------------>|
 //! later                                                 munmap
 //! ```
+//!
+//! The tree of 100,000 threads takes five times the events that make it, so while a program runs, they wait:
+//! it would have two such trees else.
 //!
 //! Where there is more than one process, each has a tree of its own beside it, which stands still at the
 //! latest candidate for that process' own peak in the same way ([`own_peak`](super::own_peak)).
@@ -53,6 +56,9 @@ const STACK_REACH: u64 = 8 * MIB;
 /// (`bprm_stack_limits`, fs/exec.c).
 const ARGUMENTS: u64 = 6 * MIB;
 
+/// With so many bytes of events, a million and a half, a tree goes on at its next candidate.
+const MOST_WAITING: usize = 32 * MIB as usize;
+
 /// See the module.
 #[derive(Debug)]
 pub struct AtPeak {
@@ -69,6 +75,8 @@ pub struct AtPeak {
 pub(super) struct Still {
     pub tree: ProcessTree,
     pub later: Journal,
+    /// So many of the later events come before the candidate, and have yet to be applied.
+    due: usize,
     /// When each process had last exec'd.
     image_then: HashMap<u32, u64>,
 }
@@ -177,6 +185,7 @@ impl AtPeak {
         if ledger.state.epoch == 0 || ledger.state.epoch != self.epoch {
             return None;
         }
+        self.whole.go_on();
         let mut agreement = Agreement::default();
         let mut processes = Vec::new();
         for index in ledger.at_candidate() {
@@ -271,15 +280,28 @@ impl Still {
         Still {
             tree,
             later: Journal::default(),
+            due: 0,
             image_then: HashMap::new(),
         }
     }
 
-    /// Goes on to a candidate that comes after so many of the later events.
+    /// There is a candidate that comes after so many of the later events.
     pub fn stand(&mut self, events: usize) {
+        self.due = events;
+        if self.later.bytes() > MOST_WAITING {
+            self.go_on();
+        }
+    }
+
+    /// Goes on to the candidate.
+    fn go_on(&mut self) {
+        let due = std::mem::take(&mut self.due);
+        if due == 0 {
+            return;
+        }
         let mut last_act: HashMap<u32, usize> = HashMap::new();
         let later = std::mem::take(&mut self.later);
-        for (index, event) in later.iter().take(events).enumerate() {
+        for (index, event) in later.iter().take(due).enumerate() {
             if event.call != Call::Exit {
                 last_act.insert(event.tgid, index);
             }
@@ -319,6 +341,7 @@ impl Still {
         bits: &[ResidentRange],
         known: &Seen,
     ) -> (ProcessSnapshot, u64) {
+        self.go_on();
         let (tgid, counted) = (of.tgid, of.candidate_pages * PAGE);
         let image = known.image(tgid, self.image_then(tgid));
         let seen = known.mappings.get(&image);
@@ -411,7 +434,7 @@ fn mappings(
             vmas.push(Vma {
                 start,
                 end,
-                protection: piece.protection,
+                protection: piece.protection.into(),
                 offset: vma.offset + (start - known.start),
                 ..vma.clone()
             });
@@ -491,7 +514,7 @@ fn made_up(range: Range<u64>, origin: &Origin, piece: &Piece) -> Vma {
     Vma {
         start: range.start,
         end: range.end,
-        protection: piece.protection,
+        protection: piece.protection.into(),
         shared: is_shared(origin),
         offset: 0,
         inode: u64::from(origin.is_file() || is_shared(origin)),
@@ -664,21 +687,23 @@ mod tests {
             stack_top: 0,
         });
         let candidate = |epoch| event(Call::PeakCandidate { epoch, pages: 1 });
-        let threads = |both: &Both| {
-            both.at_peak
-                .whole
-                .tree
-                .process(TGID)
-                .map(|it| it.threads.len())
+        let threads = |both: &mut Both| {
+            let whole = &mut both.at_peak.whole;
+            whole.go_on();
+            whole.tree.process(TGID).map(|it| it.threads.len())
         };
         for event in [start, thread(TGID + 1, Call::Exit), candidate(1)] {
             both.event(&event);
         }
-        assert_eq!(threads(&both), Some(2), "nothing came after the exit");
+        assert_eq!(threads(&mut both), Some(2), "nothing came after the exit");
         for event in [anonymous(0, 4096), event(Call::Exit), candidate(2)] {
             both.event(&event);
         }
-        assert_eq!(threads(&both), Some(1), "the first exit lies before a call");
+        assert_eq!(
+            threads(&mut both),
+            Some(1),
+            "the first exit lies before a call"
+        );
     }
 
     #[test]

@@ -1,6 +1,5 @@
 //! A literal machine of two allocators and a few processes.
 
-
 use proptest::prelude::*;
 
 use super::*;

@@ -1,6 +1,5 @@
 //! Literal arenas, pool by pool.
 
-
 use proptest::prelude::*;
 
 use super::*;

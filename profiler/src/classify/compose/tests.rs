@@ -64,7 +64,7 @@ fn found(tree: &ProcessTree, tgid: u32, vmas: &[Vma], resident: &[Range<u64>]) -
             .iter()
             .any(|vma| vma.start < range.end && range.start < vma.end)
         {
-            all.push(vma(range, piece.protection, ""));
+            all.push(vma(range, piece.protection.into(), ""));
         }
     }
     all.sort_by_key(|vma| vma.start);

@@ -54,7 +54,7 @@ struct Scene {
 
 impl Scene {
     fn new(runtime: Runtime, calls: &[Call], named: &[Vma]) -> Scene {
-        let mut space = AddressSpace::after_exec(TGID, TGID, 1);
+        let mut space = AddressSpace::after_exec(1);
         for event in in_order(calls.iter().cloned()) {
             space.apply(&event);
         }
@@ -62,7 +62,7 @@ impl Scene {
         for (range, piece) in space.pieces() {
             let overlaps = |vma: &Vma| vma.start < range.end && range.start < vma.end;
             if !named.iter().any(overlaps) {
-                vmas.push(vma(range, piece.protection, ""));
+                vmas.push(vma(range, piece.protection.into(), ""));
             }
         }
         vmas.sort_by_key(|vma| vma.start);
