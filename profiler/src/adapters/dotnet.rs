@@ -265,7 +265,7 @@ impl Heap {
         let mut tally = Tally::default();
         for (segment, found) in self.segments.iter().zip(found) {
             let found = found?;
-            into.add_runs(found.runs);
+            into.append_builder(found.runs.into_builder());
             into.add(segment.allocated..segment.committed, Leaf::HeapFree);
             tally.add(&found.tally);
             tally.committed = tally

@@ -50,23 +50,44 @@ pub struct Overlap {
     pub address: u64,
 }
 
-/// Ranges one after the other, where those that touch and have one leaf are one: what a heap's objects make.
+/// Collects ranges that come one after the other, where those that touch and have one leaf are one: what a heap's
+/// objects make.
 #[derive(Debug, Default)]
-pub struct Runs(Vec<(Range<u64>, Leaf)>);
+pub struct Runs {
+    /// The last range, which the next may make longer.
+    last: Option<(Range<u64>, Leaf)>,
+    before: DivisionBuilder,
+}
 
 impl Runs {
     /// The next range.
     pub fn add(&mut self, range: Range<u64>, leaf: Leaf) {
-        match self.0.last_mut() {
+        match &mut self.last {
             Some((last, same)) if *same == leaf && last.end == range.start => last.end = range.end,
             _ if range.is_empty() => {}
-            _ => self.0.push((range, leaf)),
+            last => {
+                if let Some((range, leaf)) = last.replace((range, leaf)) {
+                    self.before.add(range, leaf);
+                }
+            }
         }
     }
 
     /// Takes over others, which come behind.
-    pub fn append(&mut self, mut other: Runs) {
-        self.0.append(&mut other.0);
+    pub fn append(&mut self, other: Runs) {
+        if let Some((range, leaf)) = self.last.take() {
+            self.before.add(range, leaf);
+        }
+        self.before.append_builder(other.before);
+        self.last = other.last;
+    }
+
+    /// All of them.
+    pub fn into_builder(mut self) -> DivisionBuilder {
+        if let Some((range, leaf)) = self.last {
+            self.before.add(range, leaf);
+        }
+        self.before
     }
 }
 
@@ -99,13 +120,6 @@ impl DivisionBuilder {
         self.part(range.start / PAGE, 1, first - range.start, leaf);
         self.part(first / PAGE, (last - first) / PAGE, PAGE, leaf);
         self.part(last / PAGE, 1, range.end - last, leaf);
-    }
-
-    /// Each of these bytes is of its leaf.
-    pub fn add_runs(&mut self, runs: Runs) {
-        for (range, leaf) in runs.0 {
-            self.add(range, leaf);
-        }
     }
 
     fn part(&mut self, mut page: u64, mut pages: u64, bytes: u64, leaf: Leaf) {
@@ -179,22 +193,24 @@ impl DivisionBuilder {
 
     /// Takes over a division.
     pub fn append(&mut self, other: Division) {
+        let complete = other.parts.len();
         self.append_builder(DivisionBuilder {
             parts: other.parts,
-            ..DivisionBuilder::default()
+            open: complete,
+            before: complete,
         });
     }
 
-    /// Takes over what another has collected.
+    /// Takes over what another has collected, whose last page may be added to.
     pub fn append_builder(&mut self, mut other: DivisionBuilder) {
-        other.close();
         self.close();
-        if self.parts.is_empty() {
+        let here = self.parts.len();
+        if here == 0 {
             self.parts = other.parts;
         } else {
             self.parts.append(&mut other.parts);
         }
-        (self.open, self.before) = (self.parts.len(), self.parts.len());
+        (self.open, self.before) = (here + other.open, here + other.before);
     }
 
     /// The division; refused when ranges overlap, as far as that shows: by page.
@@ -369,19 +385,40 @@ mod tests {
     }
 
     #[test]
-    fn ranges_that_touch_and_have_one_leaf_are_one_run() {
-        let mut runs = Runs::default();
-        for (range, leaf) in [
+    fn runs_divide_as_their_ranges_do_and_so_do_those_that_others_take_over() {
+        let ranges = [
             (0x1000..0x1010, Leaf::HeapObjects),
             (0x1010..0x1010, Leaf::HeapFree),
             (0x1010..0x3000, Leaf::HeapObjects),
             (0x3000..0x3008, Leaf::HeapFree),
             (0x3010..0x3018, Leaf::HeapFree),
-        ] {
-            runs.add(range, leaf);
+            (0x3018..0x5000, Leaf::HeapObjects),
+            (0x5000..0x9000, Leaf::HeapFree),
+        ];
+        let runs = |ranges: &[(Range<u64>, Leaf)]| {
+            let mut runs = Runs::default();
+            for (range, leaf) in ranges {
+                runs.add(range.clone(), *leaf);
+            }
+            runs
+        };
+        let whole = built(&ranges).expect("nothing overlaps");
+        assert!(!whole.is_empty());
+        // Where they are parted, both have bytes of one page.
+        for parted in 0..=ranges.len() {
+            let (first, rest) = ranges.split_at(parted);
+            let mut taken = runs(first);
+            taken.append(runs(rest));
+            let division = taken.into_builder().build().expect("nothing overlaps");
+            for page in (0x1000..0x9000).step_by(PAGE as usize) {
+                let page = page..page + PAGE;
+                assert_eq!(
+                    division.leaves(page.clone()),
+                    whole.leaves(page),
+                    "{parted}"
+                );
+            }
         }
-        assert_eq!(runs.0.len(), 3);
-        assert_eq!(runs.0[0], (0x1000..0x3000, Leaf::HeapObjects));
     }
 
     #[test]

@@ -139,7 +139,7 @@ pub fn divide(
     let mut first_refusal = None;
     for row in divided {
         tally.add(&row.tally);
-        into.add_runs(row.runs);
+        into.append_builder(row.runs.into_builder());
         first_refusal = first_refusal.or(row.refusal);
     }
     match first_refusal {
