@@ -103,6 +103,7 @@ fn divide_machine(
         into.append_builder(found);
         processes.append(its);
     }
+    drop(table);
     let spans = processes.take_spans()?;
     let heaps: Vec<&Carrier> = others
         .iter()
@@ -248,14 +249,14 @@ impl Found<'_> {
         if let Some((span, rest)) = spans.split_first()
             && span.heap <= block.data()
         {
-            if span.heap < block.data() || span.hend > end {
+            if span.heap < block.data() || span.hend() > end {
                 return Err(no_block(span));
             }
             *spans = rest;
-            self.add(ours, block.start..span.htop, Leaf::HeapObjects);
-            self.add(ours, span.htop..span.stop, Leaf::HeapFree);
-            self.add(ours, span.stop..span.hend, Leaf::TaskStack);
-            self.add(ours, span.hend..end, Leaf::HeapFree);
+            self.add(ours, block.start..span.htop(), Leaf::HeapObjects);
+            self.add(ours, span.htop()..span.stop(), Leaf::HeapFree);
+            self.add(ours, span.stop()..span.hend(), Leaf::TaskStack);
+            self.add(ours, span.hend()..end, Leaf::HeapFree);
             return Ok(());
         }
         if let Some(leaf) = leaf {

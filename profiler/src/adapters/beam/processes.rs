@@ -36,13 +36,14 @@ const STATE: usize = 640;
 const BUSY: u32 = (1 << 4 | 1 << 5 | 1 << 9 | 1 << 11 | 1 << 15 | 1 << 23 | 1 << 24) << 6;
 
 /// The heap and the stack of a process, or its old heap, which has no stack: `stop` and `hend` are equal
-/// then. The bytes between `htop` and `stop` hold nothing.
+/// then. The bytes between `htop` and `stop` hold nothing. There are as many as tasks, so each takes 24 bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Span {
     pub(super) heap: u64,
-    pub(super) htop: u64,
-    pub(super) stop: u64,
-    pub(super) hend: u64,
+    /// How far the others are behind `heap`, in words.
+    htop: u32,
+    stop: u32,
+    hend: u32,
 }
 
 /// What is known of the processes.
@@ -112,28 +113,20 @@ impl Processes {
             self.undivided += 1;
             return Ok(());
         }
-        let span = Span {
-            heap: word(HEAP),
-            htop: word(HTOP),
-            stop: word(STOP),
-            hend: word(HEND),
-        };
+        let new = [HEAP, HTOP, STOP, HEND].map(word);
+        let old = [OLD_HEAP, OLD_HTOP, OLD_HEND, OLD_HEND].map(word);
         let heap_bytes = word(HEAP_WORDS).checked_mul(8);
-        let whole = span.hend.checked_sub(span.heap) == heap_bytes;
-        let old = Span {
-            heap: word(OLD_HEAP),
-            htop: word(OLD_HTOP),
-            stop: word(OLD_HEND),
-            hend: word(OLD_HEND),
-        };
-        let has_old = old.heap != 0;
-        if !whole || !span.is_ordered() || (has_old && !old.is_ordered()) {
+        let whole = |span: &Span| Some(span.hend() - span.heap) == heap_bytes;
+        let (Some(span), true) = (
+            Span::of(new).filter(whole),
+            old[0] == 0 || Span::of(old).is_some(),
+        ) else {
             return Err(Refusal(format!(
-                "the process at {process:#x} has no heap that could be one: {span:x?}, old {old:x?}"
+                "the process at {process:#x} has no heap that could be one: {new:x?}, old {old:x?}"
             )));
-        }
+        };
         self.spans.push(span);
-        self.spans.extend(has_old.then_some(old));
+        self.spans.extend(Span::of(old));
         Ok(())
     }
 
@@ -147,9 +140,8 @@ impl Processes {
     /// Heaps and old heaps, in address order.
     pub(super) fn take_spans(&mut self) -> Result<Vec<Span>, Refusal> {
         let mut spans = std::mem::take(&mut self.spans);
-        // Processes that were made one after the other have their heaps so, too: the stable sort goes by such runs.
-        spans.sort_by_key(|span| span.heap);
-        match spans.windows(2).find(|it| it[0].hend > it[1].heap) {
+        spans.sort_unstable_by_key(|span| span.heap);
+        match spans.windows(2).find(|it| it[0].hend() > it[1].heap) {
             None => Ok(spans),
             Some(pair) => Err(Refusal(format!(
                 "two processes have the heap at {:#x}",
@@ -166,27 +158,50 @@ impl Processes {
             ("processes_undivided".into(), self.undivided),
             (
                 "process_heap_bytes".into(),
-                sum(|span| span.hend - span.heap),
+                sum(|span| span.hend() - span.heap),
             ),
             (
                 "process_objects_bytes".into(),
-                sum(|span| span.htop - span.heap),
+                sum(|span| span.htop() - span.heap),
             ),
             (
                 "process_gap_bytes".into(),
-                sum(|span| span.stop - span.htop),
+                sum(|span| span.stop() - span.htop()),
             ),
             (
                 "process_stack_bytes".into(),
-                sum(|span| span.hend - span.stop),
+                sum(|span| span.hend() - span.stop()),
             ),
         ]);
     }
 }
 
 impl Span {
-    fn is_ordered(&self) -> bool {
-        let words = [self.heap, self.htop, self.stop, self.hend];
-        words.is_sorted() && self.heap < self.hend && words.iter().all(|at| at.is_multiple_of(8))
+    /// `heap`, `htop`, `stop` and `hend`, if they are in order and of less than 32 GiB.
+    fn of(places: [u64; 4]) -> Option<Span> {
+        let [heap, ..] = places;
+        let sound = heap != 0 && places.is_sorted() && places.iter().all(|at| at.is_multiple_of(8));
+        let [_, htop, stop, hend] = sound
+            .then_some(places)?
+            .map(|at| u32::try_from((at - heap) / 8).ok());
+        let (htop, stop, hend) = (htop?, stop?, hend.filter(|&words| words > 0)?);
+        Some(Span {
+            heap,
+            htop,
+            stop,
+            hend,
+        })
+    }
+
+    pub(super) fn htop(&self) -> u64 {
+        self.heap + 8 * u64::from(self.htop)
+    }
+
+    pub(super) fn stop(&self) -> u64 {
+        self.heap + 8 * u64::from(self.stop)
+    }
+
+    pub(super) fn hend(&self) -> u64 {
+        self.heap + 8 * u64::from(self.hend)
     }
 }
