@@ -13,7 +13,7 @@ const POINTS: usize = 512;
 /// Distance of the points at first.
 const SPACING: Duration = Duration::from_millis(20);
 /// Looking takes one part in so many of the time.
-const BUDGET: u32 = 10;
+const BUDGET: u32 = 20;
 
 /// What the next point should hold.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -175,7 +175,8 @@ mod tests {
         timeline.push(point(0.050, &composed(1), 0));
         assert_eq!(timeline.due(ms(60)), Due::Nothing);
         assert_eq!(timeline.due(ms(70)), Due::Rss);
-        assert_eq!(timeline.due(ms(500)), Due::Composition);
+        assert_eq!(timeline.due(ms(999)), Due::Rss);
+        assert_eq!(timeline.due(ms(1000)), Due::Composition);
     }
 
     #[test]
