@@ -253,13 +253,7 @@ fn pages_that_a_call_brings_after_its_peak_are_not_of_it() {
         return;
     }
     for huge in ["0", "1"] {
-        let run = run_with(Tier::A, "populate_meanwhile", &[huge]);
-        let ledger = run.ledger.as_ref().unwrap();
-        let off = ledger.missing_bytes + ledger.extra_bytes;
-        eprintln!(
-            "populate_meanwhile {huge}: {} bytes at the peak, {off} off",
-            ledger.composed_bytes
-        );
+        let (ledger, off) = populated_meanwhile(huge);
         // The page that is under way, which may be a huge one, and another where a run of the program was skipped.
         let lagging = if statm_is_exact() {
             0
@@ -268,6 +262,28 @@ fn pages_that_a_call_brings_after_its_peak_are_not_of_it() {
         };
         assert!(off <= (4 << 20) + lagging, "{ledger:?}");
     }
+}
+
+/// The ledger of a run of the fixture, and how many bytes of it are off.
+///
+/// The thread that gives memory back may lose its CPU before it does, in a guest that shares CPUs for long enough that
+/// the other one exceeds the peak by then: nothing is copied above a peak, and what comes later is taken for part of it.
+/// The ledger knows afterwards, and its error bound must hold what is off. Such a run says nothing else and is repeated.
+fn populated_meanwhile(huge: &str) -> (profiler::results::Ledger, u64) {
+    for _ in 0..4 {
+        let run = run_with(Tier::A, "populate_meanwhile", &[huge]);
+        let ledger = run.ledger.unwrap();
+        let off = ledger.missing_bytes + ledger.extra_bytes;
+        eprintln!(
+            "populate_meanwhile {huge}: {} bytes at the peak, {off} off, {} removals unseen",
+            ledger.composed_bytes, ledger.unseen_removals
+        );
+        if ledger.unseen_removals == 0 {
+            return (ledger, off);
+        }
+        assert!(ledger.error_bound_bytes >= off, "{ledger:?}");
+    }
+    panic!("in none of four runs was memory given back while the tree was not above its peak");
 }
 
 #[test]
