@@ -156,6 +156,8 @@ pub struct Sizes {
     /// The same for the peaks of single processes, which need copies of their own only where they are not
     /// those of the tree.
     pub own_chunks: u32,
+    /// Processes that can be followed at once: 80 bytes each.
+    pub processes: u32,
     /// Threads that can be in a hooked call at once: 16 bytes each, and 136 for each that is (before Linux 6.1 for
     /// each that can be).
     pub in_flight: u32,
@@ -168,6 +170,7 @@ impl Default for Sizes {
             call_stacks: false,
             chunks: 1 << 19,
             own_chunks: 1 << 16,
+            processes: 1 << 16,
             // Any number of threads that end at once can wait for the lock on the address space, in `munmap` or
             // `madvise`.
             in_flight: 1 << 17,
@@ -192,6 +195,7 @@ impl Sizes {
             chunks: chunks.min(u64::from(everything.chunks)) as u32,
             // One process has nearly all of the memory.
             own_chunks: 1 << 14,
+            processes: 1 << 12,
             in_flight: u32::try_from(threads)
                 .unwrap_or(u32::MAX)
                 .saturating_add(OTHER_CALLS)
@@ -258,7 +262,7 @@ impl Probes {
         }
         CallStackProbe::size(&mut loader, sizes.call_stacks);
         let object = match allocates_in_probes() {
-            true => object::with_tables_on_demand(),
+            true => object::with_table_on_demand(names::IN_FLIGHT),
             false => object::BYTES.into(),
         };
         let only_given = u32::from(whom == Whom::OnlyGiven);
@@ -270,6 +274,7 @@ impl Probes {
             .override_global(names::EXEC_OLD_PID_OFFSET, &exec_old_pid, true)
             .map_max_entries(names::RING, sizes.ring_bytes)
             .map_max_entries(names::IN_FLIGHT, sizes.in_flight)
+            .map_max_entries(names::FOLLOWED, sizes.processes)
             .load(&object)
             .map_err(load_error)?;
 

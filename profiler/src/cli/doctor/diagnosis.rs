@@ -34,6 +34,7 @@ const SIZES: Sizes = Sizes {
     ring_bytes: 64 << 10,
     chunks: 1 << 10,
     own_chunks: 1,
+    processes: 1,
     in_flight: 1,
 };
 
