@@ -65,29 +65,31 @@ impl Runs {
         match &mut self.last {
             Some((last, same)) if *same == leaf && last.end == range.start => last.end = range.end,
             _ if range.is_empty() => {}
-            last => {
-                if let Some((range, leaf)) = last.replace((range, leaf)) {
-                    self.before.add(range, leaf);
-                }
+            _ => {
+                self.end_last();
+                self.last = Some((range, leaf));
             }
         }
     }
 
     /// Takes over others, which come behind.
     pub fn append(&mut self, other: Runs) {
-        if let Some((range, leaf)) = self.last.take() {
-            self.before.add(range, leaf);
-        }
+        self.end_last();
         self.before.append_builder(other.before);
         self.last = other.last;
     }
 
     /// All of them.
     pub fn into_builder(mut self) -> DivisionBuilder {
-        if let Some((range, leaf)) = self.last {
+        self.end_last();
+        self.before
+    }
+
+    /// Nothing makes the last range longer any more.
+    fn end_last(&mut self) {
+        if let Some((range, leaf)) = self.last.take() {
             self.before.add(range, leaf);
         }
-        self.before
     }
 }
 
@@ -402,6 +404,11 @@ mod tests {
             }
             runs
         };
+        assert_eq!(
+            runs(&ranges[..3]).last,
+            Some((0x1000..0x3000, Leaf::HeapObjects)),
+            "those that touch and have one leaf are one"
+        );
         let whole = built(&ranges).expect("nothing overlaps");
         assert!(!whole.is_empty());
         // Where they are parted, both have bytes of one page.

@@ -84,7 +84,7 @@ pub fn address_space(standing: &Standing) -> (AddressSpace, Vec<(u32, Option<Sta
             last_file = Some(enter_file(&mut space, vma, *flags));
         } else if name == "[heap]" {
             space.program_break = Some(vma.end);
-            let origin = space.brk_origin(Default::default(), &range);
+            let origin = space.brk_origin(0, &range);
             space.origins[origin.index()].before_attach = true;
             enter(&mut space, range, piece(origin, vma.protection, *flags));
         } else if name.starts_with('[') && !name.starts_with("[anon:") {

@@ -111,7 +111,7 @@ impl OwnPeaks {
         self.of_one(event, now);
     }
 
-    /// The tree stands at a new candidate, so that nothing waits that came before it.
+    /// The tree has a new candidate; that of the only process came before it.
     pub fn tree_stands(&mut self) {
         if let Some((_, events)) = &mut self.only {
             *events = 0;

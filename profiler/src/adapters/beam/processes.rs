@@ -117,16 +117,14 @@ impl Processes {
         let old = [OLD_HEAP, OLD_HTOP, OLD_HEND, OLD_HEND].map(word);
         let heap_bytes = word(HEAP_WORDS).checked_mul(8);
         let whole = |span: &Span| Some(span.hend() - span.heap) == heap_bytes;
-        let (Some(span), true) = (
-            Span::of(new).filter(whole),
-            old[0] == 0 || Span::of(old).is_some(),
-        ) else {
+        let (new_span, old_span) = (Span::of(new).filter(whole), Span::of(old));
+        let (Some(span), true) = (new_span, old[0] == 0 || old_span.is_some()) else {
             return Err(Refusal(format!(
                 "the process at {process:#x} has no heap that could be one: {new:x?}, old {old:x?}"
             )));
         };
         self.spans.push(span);
-        self.spans.extend(Span::of(old));
+        self.spans.extend(old_span);
         Ok(())
     }
 
