@@ -70,8 +70,9 @@ impl Ledger {
     pub fn at_candidate(&self) -> impl Iterator<Item = usize> + '_ {
         (0..self.spaces.len()).filter(|&index| {
             let space = &self.spaces[index];
-            let ended_before = space.ended_epoch != 0 && space.ended_epoch < self.state.epoch;
-            self.state.epoch != 0 && space.born_epoch < self.state.epoch && !ended_before
+            let epoch = self.state.epoch;
+            let ended_before = space.users == 0 && space.ended_epoch < epoch;
+            epoch != 0 && space.born_epoch < epoch && !ended_before
         })
     }
 
@@ -390,12 +391,20 @@ mod tests {
     #[test]
     fn only_spaces_that_lived_at_the_candidate_count() {
         let mut ledger = ledger(&[]);
-        let space = |born_epoch, ended_epoch| Space {
+        let space = |users, born_epoch, ended_epoch| Space {
+            users,
             born_epoch,
             ended_epoch,
             ..Space::default()
         };
-        ledger.spaces = vec![space(0, 0), space(7, 0), space(3, 6), space(3, 7)];
+        ledger.spaces = vec![
+            space(1, 0, 0),
+            space(1, 7, 0),
+            space(0, 3, 6),
+            space(0, 3, 7),
+            // Ended before there was any candidate.
+            space(0, 0, 0),
+        ];
         assert_eq!(ledger.at_candidate().collect::<Vec<_>>(), [0, 3]);
     }
 }

@@ -1,6 +1,9 @@
 //! From what a session saw to the [`Run`] that it leaves behind.
 
-use std::{collections::BTreeMap, time::SystemTime};
+use std::{
+    collections::{BTreeMap, HashMap},
+    time::SystemTime,
+};
 
 use anyhow::Result;
 
@@ -20,6 +23,7 @@ use crate::{
         Classes, Leaf,
         alike::{Alike, AlikeRegions},
         compose::{ClassifiedRegion, Composition, LARGEST},
+        runtime::Runtime,
     },
     kernel_memory::Kernel,
     probes::tier::Tier,
@@ -86,10 +90,10 @@ pub(super) fn run(ended: Ended, job: &Job, started: SystemTime) -> Result<Run> {
     ended.phase_counters.fill(&mut phases, &ended.counters);
     let marks = &ended.high_water_marks;
     let whole = ended.analysis.best.as_ref().map(|best| {
-        let marks = best
-            .processes
+        let at_peak = by_tgid(best);
+        let marks = at_peak
             .iter()
-            .map(|(tgid, rss, _)| marks.get(tgid).unwrap_or(rss));
+            .map(|(tgid, it)| marks.get(tgid).unwrap_or(&it.rss_bytes));
         peak(
             best,
             ended.analysis.kernel(best, ended.exec_ns),
@@ -293,45 +297,37 @@ fn row(alike: &Alike, named: Option<&Named>) -> Region {
     }
 }
 
+/// One row for each process there ever was. Those of the composition sum to its RSS, whatever became of the events:
+/// a process that none told of has a row, too.
 fn processes(
     analysis: &super::analysis::Analysis,
     of_processes: &OfProcesses,
     whole: Option<&Peak>,
     seconds: impl Fn(u64) -> f64,
 ) -> Vec<Process> {
-    let at_peak = analysis
-        .best
-        .as_ref()
-        .map(|best| best.processes.as_slice())
-        .unwrap_or_default();
-    let mut classes: BTreeMap<u32, Classes> = BTreeMap::new();
-    let mut add = |tgid, leaves: &BTreeMap<Leaf, u64>| {
-        let own = classes.entry(tgid).or_default();
-        for (leaf, &bytes) in leaves {
-            own.add(leaf.class(), bytes);
-        }
-    };
-    if let Some(best) = &analysis.best {
-        best.regions.iter().for_each(|it| add(it.tgid, &it.leaves));
-        best.alike.iter().for_each(|it| add(it.tgid, &it.leaves));
-    }
+    let mut at_peak = analysis.best.as_ref().map(by_tgid).unwrap_or_default();
+    let peak_ns = analysis.best.as_ref().map_or(0, |best| best.taken_ns);
+    let all: Vec<&crate::regions::Process> = analysis.tree.processes().collect();
+    let had_number = who_had_number(all.iter().map(|it| (it.tgid, it.began_ns)), peak_ns);
     let own_peak = |tgid| own_peak(tgid, analysis, of_processes, whole, &seconds);
-    let row = |process: &crate::regions::Process| {
+    let row = |(index, process): (usize, &crate::regions::Process)| {
         let highest = of_processes.highest.get(&process.tgid);
         let (own_peak, reason) = match own_peak(process.tgid) {
             Ok(peak) => (Some(peak), None),
             Err(reason) => (None, Some(reason)),
         };
-        let at_peak = at_peak.iter().find(|(tgid, ..)| *tgid == process.tgid);
+        let is_of_peak = had_number.get(&process.tgid) == Some(&index);
+        let at_peak = is_of_peak.then(|| at_peak.remove(&process.tgid)).flatten();
         Process {
             tgid: process.tgid,
             parent: process.parent,
             executable: process.executable.clone().unwrap_or_default(),
             runtime: at_peak
-                .map_or("not alive at the peak", |(_, _, runtime)| runtime.name())
+                .as_ref()
+                .map_or("not alive at the peak", |it| it.runtime.name())
                 .to_owned(),
-            rss_bytes_at_peak: at_peak.map_or(0, |(_, rss, _)| *rss),
-            classes_at_peak: classes.get(&process.tgid).copied().unwrap_or_default(),
+            rss_bytes_at_peak: at_peak.as_ref().map_or(0, |it| it.rss_bytes),
+            classes_at_peak: at_peak.map(|it| it.classes).unwrap_or_default(),
             highest_rss_bytes: highest.map(|&(bytes, _)| bytes),
             highest_at_seconds: highest.map(|&(_, ns)| seconds(ns)),
             at_peak: own_peak,
@@ -339,7 +335,73 @@ fn processes(
             threads_peak: process.threads_peak as u64,
         }
     };
-    analysis.tree.processes().map(row).collect()
+    let mut rows: Vec<Process> = all.iter().copied().enumerate().map(row).collect();
+    rows.extend(at_peak.into_iter().map(|(tgid, it)| Process {
+        tgid,
+        parent: None,
+        executable: String::new(),
+        runtime: it.runtime.name().to_owned(),
+        rss_bytes_at_peak: it.rss_bytes,
+        classes_at_peak: it.classes,
+        highest_rss_bytes: None,
+        highest_at_seconds: None,
+        at_peak: None,
+        at_peak_reason: Some("no event told of this process".into()),
+        threads_peak: 0,
+    }));
+    rows
+}
+
+/// One process in the composition of the tree.
+struct AtPeak {
+    rss_bytes: u64,
+    /// That of the largest of its address spaces.
+    runtime: Runtime,
+    largest_bytes: u64,
+    classes: Classes,
+}
+
+/// A process inside `execve` may have two address spaces in a composition: they are summed.
+fn by_tgid(composition: &Composition) -> BTreeMap<u32, AtPeak> {
+    let mut all: BTreeMap<u32, AtPeak> = BTreeMap::new();
+    for &(tgid, rss_bytes, runtime) in &composition.processes {
+        let own = all.entry(tgid).or_insert_with(|| AtPeak {
+            rss_bytes: 0,
+            runtime,
+            largest_bytes: 0,
+            classes: Classes::default(),
+        });
+        own.rss_bytes += rss_bytes;
+        if rss_bytes > own.largest_bytes {
+            (own.runtime, own.largest_bytes) = (runtime, rss_bytes);
+        }
+    }
+    let mut add = |tgid, leaves: &BTreeMap<Leaf, u64>| {
+        if let Some(own) = all.get_mut(&tgid) {
+            for (leaf, &bytes) in leaves {
+                own.classes.add(leaf.class(), bytes);
+            }
+        }
+    };
+    let regions = composition.regions.iter();
+    regions.for_each(|it| add(it.tgid, &it.leaves));
+    composition
+        .alike
+        .iter()
+        .for_each(|it| add(it.tgid, &it.leaves));
+    all
+}
+
+/// Which of the processes (tgid and when it began) had a number at a moment: the last one that had begun, since the
+/// kernel gives a number again when its process is gone.
+fn who_had_number(processes: impl Iterator<Item = (u32, u64)>, at_ns: u64) -> HashMap<u32, usize> {
+    let mut had = HashMap::new();
+    for (index, (tgid, began_ns)) in processes.enumerate() {
+        if began_ns <= at_ns || !had.contains_key(&tgid) {
+            had.insert(tgid, index);
+        }
+    }
+    had
 }
 
 /// One process at its own peak, or why that is not told.
@@ -380,6 +442,34 @@ fn own_peak(
 mod tests {
     use super::*;
     use crate::classify::rules::RULES;
+
+    #[test]
+    fn a_process_with_two_address_spaces_is_their_sum_and_has_the_runtime_of_the_larger() {
+        let composition = Composition {
+            processes: vec![
+                (7, 0, Runtime::Native),
+                (8, 4096, Runtime::Native),
+                (7, 8192, Runtime::Go),
+            ],
+            ..Composition::default()
+        };
+        let all: Vec<_> = by_tgid(&composition)
+            .into_iter()
+            .map(|(tgid, it)| (tgid, it.rss_bytes, it.runtime))
+            .collect();
+        assert_eq!(all, [(7, 8192, Runtime::Go), (8, 4096, Runtime::Native)]);
+    }
+
+    #[test]
+    fn a_number_that_is_given_twice_is_that_of_the_process_that_had_it_then() {
+        let processes = [(7, 0), (8, 10), (8, 30), (9, 40)];
+        let had = |at_ns| {
+            let had = who_had_number(processes.into_iter(), at_ns);
+            [7, 8, 9].map(|tgid| had[&tgid])
+        };
+        assert_eq!(had(20), [0, 1, 3]);
+        assert_eq!(had(30), [0, 2, 3]);
+    }
 
     #[test]
     fn rows_of_regions_sum_to_the_whole() {

@@ -271,7 +271,11 @@ pub fn read_run(path: &Path) -> Run {
                 .processes
                 .iter()
                 .map(|process| process.rss_bytes_at_peak)),
-            peak.rss_bytes
+            peak.rss_bytes,
+            "{:#?}, {:?}, {:?}",
+            run.processes,
+            run.ledger,
+            run.warnings
         );
         assert!(peak.pss_bytes <= peak.rss_bytes);
     }
