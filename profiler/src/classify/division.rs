@@ -14,32 +14,126 @@ use crate::{
     units::{PAGE, page_ceil, page_floor},
 };
 
-/// Bytes of one leaf on each page of a run. Those of the same pages stand together, one a leaf: a group.
+/// Bytes of one leaf on each page of a run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-struct Part {
-    /// Number of the first page.
-    page: u64,
-    /// Pages of the run: up to 16 TiB.
-    pages: u32,
-    /// Bytes on each of them. More than a page has are what [`Overlap`] tells of.
+struct Share {
+    /// More than a page has are what [`Overlap`] tells of.
     bytes: u16,
     leaf: Leaf,
+    /// The next share is of other pages.
+    is_last: bool,
 }
 
-impl Part {
-    fn end(&self) -> u64 {
-        self.page + u64::from(self.pages)
+/// Pages one after the other that are divided alike. A million tasks make hundreds of thousands of runs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+struct Run {
+    /// Number of the first page, its lower half and its upper one: a `u64` would stand at every eighth byte.
+    page: [u32; 2],
+    /// Up to 16 TiB.
+    pages: u32,
+}
+
+impl Run {
+    /// Pages of the longest run.
+    const LONGEST: u64 = u32::MAX as u64;
+
+    /// `pages` is at most [`Run::LONGEST`].
+    fn new(page: u64, pages: u64) -> Run {
+        debug_assert!(pages <= Self::LONGEST);
+        Run {
+            page: [page as u32, (page >> 32) as u32],
+            pages: pages as u32,
+        }
+    }
+
+    /// Number of the first page.
+    fn page(self) -> u64 {
+        let [lower, upper] = self.page.map(u64::from);
+        upper << 32 | lower
+    }
+
+    fn pages(self) -> u64 {
+        self.pages.into()
+    }
+
+    /// One past the last page.
+    fn end(self) -> u64 {
+        self.page() + self.pages()
     }
 }
 
-/// Pages of the longest run that a [`Part`] can tell of.
-const LONGEST_RUN: u64 = u32::MAX as u64;
+/// Runs and the shares of each: 12 bytes a run and 4 a share.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+struct DividedRuns {
+    runs: Vec<Run>,
+    /// Those of all runs, one after the other.
+    shares: Vec<Share>,
+    /// Where those of every [`STRIDE`]th run begin.
+    begins: Vec<usize>,
+}
 
-/// See the module. Bytes that are in no part keep the leaf of their region.
+/// Shares are looked for from so many runs before.
+const STRIDE: usize = 16;
+
+impl DividedRuns {
+    /// `shares` is not empty.
+    fn push(&mut self, run: Run, shares: &[Share]) {
+        if self.runs.len().is_multiple_of(STRIDE) {
+            self.begins.push(self.shares.len());
+        }
+        self.runs.push(run);
+        self.shares.extend_from_slice(shares);
+        let last = self.shares.len() - 1;
+        for (index, share) in self
+            .shares
+            .iter_mut()
+            .enumerate()
+            .skip(last + 1 - shares.len())
+        {
+            share.is_last = index == last;
+        }
+    }
+
+    /// The runs from this one on, each with its shares.
+    fn from(&self, index: usize) -> impl Iterator<Item = (Run, &[Share])> {
+        let mark = index / STRIDE;
+        let runs = self.runs.get(mark * STRIDE..).unwrap_or_default();
+        let begin = self.begins.get(mark).copied().unwrap_or(self.shares.len());
+        let shares = self.shares.get(begin..).unwrap_or_default();
+        let shares = shares.chunk_by(|share, _| !share.is_last);
+        runs.iter().copied().zip(shares).skip(index % STRIDE)
+    }
+
+    fn iter(&self) -> impl Iterator<Item = (Run, &[Share])> {
+        self.from(0)
+    }
+
+    /// The last run, and its shares.
+    fn last(&self) -> Option<(Run, &[Share])> {
+        let run = *self.runs.last()?;
+        let (_, before) = self.shares.split_last()?;
+        let begin = before.iter().rposition(|share| share.is_last);
+        Some((run, &self.shares[begin.map_or(0, |index| index + 1)..]))
+    }
+
+    fn append(&mut self, other: DividedRuns) {
+        if self.runs.is_empty() {
+            *self = other;
+            return;
+        }
+        self.runs.reserve(other.runs.len());
+        self.shares.reserve(other.shares.len());
+        for (run, shares) in other.iter() {
+            self.push(run, shares);
+        }
+    }
+}
+
+/// See the module. Bytes that are in no run keep the leaf of their region.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct Division {
-    /// In the order of pages, then of leaves. Parts that share a page are of the same pages.
-    parts: Vec<Part>,
+    /// In the order of pages, the shares of each in that of leaves. No page is in two runs.
+    divided: DividedRuns,
 }
 
 /// Ranges that lay claim to the same bytes: whoever gave them misread something.
@@ -96,13 +190,10 @@ impl Runs {
 /// Collects ranges of bytes; cheapest, in time and in memory, when they come in address order.
 #[derive(Debug, Default)]
 pub struct DivisionBuilder {
-    /// Groups, in the order in which they came; none that is closed has the same parts as the one before it
-    /// where they touch.
-    parts: Vec<Part>,
-    /// Where the last group begins, to which bytes of its page are added.
-    open: usize,
-    /// Where the group before that begins.
-    before: usize,
+    /// Runs in the order in which they came. None is divided as the one before it where they touch.
+    closed: DividedRuns,
+    /// The last one, to which bytes of its page are added.
+    open: Option<(Run, Vec<Share>)>,
 }
 
 impl DivisionBuilder {
@@ -124,163 +215,168 @@ impl DivisionBuilder {
         self.part(last / PAGE, 1, range.end - last, leaf);
     }
 
+    /// So many bytes on each of some pages.
     fn part(&mut self, mut page: u64, mut pages: u64, bytes: u64, leaf: Leaf) {
-        while pages > LONGEST_RUN {
-            self.part(page, LONGEST_RUN, bytes, leaf);
-            (page, pages) = (page + LONGEST_RUN, pages - LONGEST_RUN);
+        while pages > Run::LONGEST {
+            self.part(page, Run::LONGEST, bytes, leaf);
+            (page, pages) = (page + Run::LONGEST, pages - Run::LONGEST);
         }
         if pages == 0 || bytes == 0 {
             return;
         }
-        let (pages, bytes) = (pages as u32, u16::try_from(bytes).unwrap_or(u16::MAX));
+        let run = Run::new(page, pages);
+        let bytes = u16::try_from(bytes).unwrap_or(u16::MAX);
         // The blocks of one page mostly come one after the other, of two or three leaves.
-        let open = &mut self.parts[self.open..];
-        if open
-            .first()
-            .is_none_or(|part| part.page != page || part.pages != 1)
-            || pages != 1
-        {
-            self.close();
-        } else if let Some(part) = open.iter_mut().find(|part| part.leaf == leaf) {
-            part.bytes = part.bytes.saturating_add(bytes);
+        match &mut self.open {
+            Some((open, shares)) if *open == run && pages == 1 => {
+                match shares.iter_mut().find(|share| share.leaf == leaf) {
+                    Some(share) => share.bytes = share.bytes.saturating_add(bytes),
+                    None => shares.push(Share::new(bytes, leaf)),
+                }
+            }
+            _ => {
+                let shares = self.open_anew(run);
+                shares.push(Share::new(bytes, leaf));
+            }
+        }
+    }
+
+    /// These bytes are on each page of a run, of which nothing was said before. The sum of each leaf has room.
+    fn run(&mut self, run: Run, of_run: impl Iterator<Item = Share>) {
+        let shares = self.open_anew(run);
+        for Share { bytes, leaf, .. } in of_run {
+            match shares.iter_mut().find(|share| share.leaf == leaf) {
+                Some(share) => share.bytes += bytes,
+                None => shares.push(Share::new(bytes, leaf)),
+            }
+        }
+    }
+
+    /// Opens a run that has no share yet.
+    fn open_anew(&mut self, run: Run) -> &mut Vec<Share> {
+        self.close();
+        let (open, shares) = self.open.get_or_insert_with(|| (run, Vec::new()));
+        *open = run;
+        shares
+    }
+
+    /// The last run is complete: it joins the one before where both are divided alike.
+    fn close(&mut self) {
+        let Some((run, shares)) = &mut self.open else {
+            return;
+        };
+        if shares.is_empty() {
             return;
         }
-        self.parts.push(Part {
-            page,
-            pages,
-            bytes,
-            leaf,
+        shares.sort_unstable_by_key(|share| share.leaf);
+        let alike =
+            |(one, other): (&Share, &Share)| (one.bytes, one.leaf) == (other.bytes, other.leaf);
+        let joined = self.closed.last().and_then(|(before, others)| {
+            let pages = before.pages() + run.pages();
+            (before.end() == run.page()
+                && pages <= Run::LONGEST
+                && others.len() == shares.len()
+                && others.iter().zip(shares.iter()).all(alike))
+            .then(|| Run::new(before.page(), pages))
         });
-    }
-
-    /// These bytes are on each of so many pages, of which nothing was said before. The sum of each leaf has room.
-    fn group(&mut self, page: u64, pages: u32, parts: &[Part]) {
-        self.close();
-        for &Part { bytes, leaf, .. } in parts {
-            let mut group = self.parts[self.open..].iter_mut();
-            match group.find(|part| part.leaf == leaf) {
-                Some(part) => part.bytes += bytes,
-                None => self.parts.push(Part {
-                    page,
-                    pages,
-                    bytes,
-                    leaf,
-                }),
-            }
+        match (joined, self.closed.runs.last_mut()) {
+            (Some(joined), Some(last)) => *last = joined,
+            _ => self.closed.push(*run, shares),
         }
-    }
-
-    /// The last group is complete: it joins the one before where both are divided alike.
-    fn close(&mut self) {
-        let (before, open) = (self.before, self.open);
-        self.parts[open..].sort_unstable_by_key(|part| part.leaf);
-        let (first, last) = (&self.parts[before..open], &self.parts[open..]);
-        let alike = |(one, other): (&Part, &Part)| {
-            let pages = u64::from(one.pages) + u64::from(other.pages);
-            one.end() == other.page
-                && (one.bytes, one.leaf) == (other.bytes, other.leaf)
-                && pages <= LONGEST_RUN
-        };
-        if first.len() == last.len() && !last.is_empty() && first.iter().zip(last).all(alike) {
-            let pages = last[0].pages;
-            self.parts.truncate(open);
-            for part in &mut self.parts[before..] {
-                part.pages += pages;
-            }
-        } else {
-            self.before = open;
-        }
-        self.open = self.parts.len();
+        shares.clear();
     }
 
     /// Takes over a division.
     pub fn append(&mut self, other: Division) {
-        let complete = other.parts.len();
         self.append_builder(DivisionBuilder {
-            parts: other.parts,
-            open: complete,
-            before: complete,
+            closed: other.divided,
+            open: None,
         });
     }
 
     /// Takes over what another has collected, whose last page may be added to.
-    pub fn append_builder(&mut self, mut other: DivisionBuilder) {
+    pub fn append_builder(&mut self, other: DivisionBuilder) {
         self.close();
-        let here = self.parts.len();
-        if here == 0 {
-            self.parts = other.parts;
-        } else {
-            self.parts.append(&mut other.parts);
-        }
-        (self.open, self.before) = (here + other.open, here + other.before);
+        self.closed.append(other.closed);
+        self.open = other.open;
     }
 
     /// The division; refused when ranges overlap, as far as that shows: by page.
     pub fn build(mut self) -> Result<Division, Overlap> {
         self.close();
-        if !self.is_in_order() {
-            self = sweep(self.parts)?;
+        if !is_in_order(&self.closed) {
+            self = sweep(self.closed)?;
         }
-        let too_many =
-            |group: &[Part]| group.iter().map(|part| u64::from(part.bytes)).sum::<u64>() > PAGE;
-        if let Some(group) = groups(&self.parts).find(|group| too_many(group)) {
+        let mut divided = self.closed;
+        if let Some((run, _)) = divided.iter().find(|(_, shares)| claimed(*shares) > PAGE) {
             return Err(Overlap {
-                address: group[0].page * PAGE,
+                address: run.page() * PAGE,
             });
         }
-        self.parts.shrink_to_fit();
-        Ok(Division { parts: self.parts })
-    }
-
-    /// Every page is in one group, groups are in the order of pages and parts in that of leaves.
-    fn is_in_order(&self) -> bool {
-        let mut end = 0;
-        groups(&self.parts).all(|group| {
-            let first = group[0];
-            let follows = first.page >= end;
-            end = first.end();
-            let same_pages = group.iter().all(|part| part.pages == first.pages);
-            follows && same_pages && group.is_sorted_by(|one, other| one.leaf < other.leaf)
-        })
+        divided.runs.shrink_to_fit();
+        divided.shares.shrink_to_fit();
+        divided.begins.shrink_to_fit();
+        Ok(Division { divided })
     }
 }
 
-/// Parts that begin with the same page, as long as they stand together.
-fn groups(parts: &[Part]) -> impl Iterator<Item = &[Part]> {
-    parts.chunk_by(|one, other| one.page == other.page)
+impl Share {
+    fn new(bytes: u16, leaf: Leaf) -> Share {
+        Share {
+            bytes,
+            leaf,
+            is_last: false,
+        }
+    }
 }
 
-/// Cuts parts that came in any order where others begin and end, so that those of the same pages are a group.
-fn sweep(mut parts: Vec<Part>) -> Result<DivisionBuilder, Overlap> {
-    parts.sort_unstable_by_key(|part| part.page);
+/// Bytes on each page.
+fn claimed<'a>(shares: impl IntoIterator<Item = &'a Share>) -> u64 {
+    let bytes = shares.into_iter().map(|share| u64::from(share.bytes));
+    bytes.sum()
+}
+
+/// Every page is in one run.
+fn is_in_order(divided: &DividedRuns) -> bool {
+    let follows = |pair: &[Run]| pair[0].end() <= pair[1].page();
+    divided.runs.windows(2).all(follows)
+}
+
+/// Cuts runs that came in any order where others begin and end.
+fn sweep(divided: DividedRuns) -> Result<DivisionBuilder, Overlap> {
+    let mut order: Vec<u32> = (0..divided.runs.len() as u32).collect();
+    order.sort_unstable_by_key(|&index| divided.runs[index as usize].page());
     let mut swept = DivisionBuilder::default();
-    let mut coming = parts.iter().copied().peekable();
-    let mut here: Vec<Part> = Vec::new();
+    let mut coming = order
+        .iter()
+        .map(|&index| divided.from(index as usize).next().expect("there is one"))
+        .peekable();
+    let mut here: Vec<(Run, &[Share])> = Vec::new();
     let mut page = 0;
     loop {
-        here.retain(|part| part.end() > page);
+        here.retain(|(run, _)| run.end() > page);
         if here.is_empty() {
-            let Some(next) = coming.peek() else {
+            let Some((next, _)) = coming.peek() else {
                 swept.close();
                 return Ok(swept);
             };
-            page = next.page;
+            page = next.page();
         }
-        while let Some(part) = coming.next_if(|part| part.page == page) {
-            here.push(part);
+        while let Some(next) = coming.next_if(|(run, _)| run.page() == page) {
+            here.push(next);
         }
-        let claimed: u64 = here.iter().map(|part| u64::from(part.bytes)).sum();
-        if claimed > PAGE {
+        let shares = here.iter().flat_map(|(_, shares)| shares.iter());
+        if claimed(shares.clone()) > PAGE {
             return Err(Overlap {
                 address: page * PAGE,
             });
         }
         let ends = here
             .iter()
-            .map(Part::end)
-            .chain(coming.peek().map(|part| part.page));
+            .map(|(run, _)| run.end())
+            .chain(coming.peek().map(|(run, _)| run.page()));
         let end = ends.min().expect("not empty");
-        swept.group(page, (end - page) as u32, &here);
+        swept.run(Run::new(page, end - page), shares.copied());
         page = end;
     }
 }
@@ -288,17 +384,24 @@ fn sweep(mut parts: Vec<Part>) -> Result<DivisionBuilder, Overlap> {
 impl Division {
     /// Whether nothing is divided.
     pub fn is_empty(&self) -> bool {
-        self.parts.is_empty()
+        self.divided.runs.is_empty()
     }
 
     /// Adds the bytes of a resident range, by leaf. Both ends lie on page boundaries.
     pub fn add_up(&self, resident: &ResidentRange, bytes: &mut BTreeMap<Leaf, u64>) {
         debug_assert!(resident.start.is_multiple_of(PAGE) && resident.end.is_multiple_of(PAGE));
         let (first, end) = (resident.start / PAGE, resident.end / PAGE);
-        let from = self.parts.partition_point(|part| part.end() <= first);
-        for part in self.parts[from..].iter().take_while(|part| part.page < end) {
-            let pages = part.end().min(end) - part.page.max(first);
-            *bytes.entry(part.leaf).or_default() += pages * u64::from(part.bytes);
+        let runs = &self.divided.runs;
+        let from = runs.partition_point(|run| run.end() <= first);
+        if runs.get(from).is_none_or(|run| run.page() >= end) {
+            return;
+        }
+        let touched = self.divided.from(from);
+        for (run, shares) in touched.take_while(|(run, _)| run.page() < end) {
+            let pages = run.end().min(end) - run.page().max(first);
+            for share in shares {
+                *bytes.entry(share.leaf).or_default() += pages * u64::from(share.bytes);
+            }
         }
     }
 
@@ -430,7 +533,7 @@ mod tests {
 
     #[test]
     fn a_range_longer_than_a_run_can_be_is_counted_as_a_whole() {
-        let end = (LONGEST_RUN + 10) * PAGE;
+        let end = (Run::LONGEST + 10) * PAGE;
         let division = built(&[(0..end, Leaf::HeapFree)]).expect("nothing overlaps");
         assert_eq!(division.leaves(0..end + PAGE), [(Leaf::HeapFree, end)]);
     }
@@ -447,7 +550,10 @@ mod tests {
             builder.build().expect("nothing overlaps")
         };
         let division = stacks(&mut (0..20_000));
-        assert_eq!(division.parts.len(), 2);
+        assert_eq!(
+            (division.divided.runs.len(), division.divided.shares.len()),
+            (1, 2)
+        );
         assert_eq!(stacks(&mut (0..20_000).rev()), division);
         assert_eq!(
             division.leaves(0x10_1000..0x10_3000),
@@ -468,7 +574,10 @@ mod tests {
             .collect();
         ranges.push((2 * PAGE + 2048..3 * PAGE, Leaf::HeapFree));
         let division = built(&ranges).expect("nothing overlaps");
-        assert_eq!(division.parts.len(), 4);
+        assert_eq!(
+            (division.divided.runs.len(), division.divided.shares.len()),
+            (3, 4)
+        );
         assert_eq!(division.leaves(PAGE..2 * PAGE), [(Leaf::MallocUsed, 2048)]);
         assert_eq!(
             division.leaves(2 * PAGE..4 * PAGE),
