@@ -31,7 +31,10 @@ use crate::classify::{Leaf, division::DivisionBuilder, place::Region, runtime::R
 use carriers::{Block, Carrier, Holder, Instance};
 use machine::Machine;
 use processes::{Processes, Span};
-use std::ops::Range;
+use std::{
+    ops::Range,
+    sync::{Mutex, PoisonError},
+};
 
 /// The rules whose regions hold carriers. Those inside the program break and arenas are glibc's.
 const RULES: [&str; 3] = ["beam.carrier", "beam.literals", "malloc.large.vm"];
@@ -91,18 +94,24 @@ fn divide_machine(
         memory: memory.shared(),
         regions,
     };
-    let mut processes = Processes::default();
-    for (found, its) in work.on_all(&shares, |found, memory, (carrier, share)| {
+    let processes = Mutex::new(Processes::with_room(table.len()));
+    let divided = work.on_all(&shares, |found, memory, (carrier, share)| {
         let mut its = Processes::default();
         found.carrier(memory, carrier, &[])?;
         for process in *share {
             its.add(memory, *process)?;
         }
-        Ok(its)
-    })? {
-        into.append_builder(found);
-        processes.append(its);
-    }
+        // A thread that panics takes all of this with it.
+        let mut all = processes.lock().unwrap_or_else(PoisonError::into_inner);
+        all.append(its);
+        Ok(())
+    })?;
+    divided
+        .into_iter()
+        .for_each(|found| into.append_builder(found));
+    let mut processes = processes
+        .into_inner()
+        .unwrap_or_else(PoisonError::into_inner);
     drop(table);
     let spans = processes.take_spans()?;
     let heaps: Vec<&Carrier> = others
@@ -121,11 +130,12 @@ fn divide_machine(
             .filter(|it| !it.holds_heaps())
             .map(|it| (*it, &[] as &[Span])),
     );
-    for (found, ()) in work.on_all(&shares, |found, memory, (carrier, spans)| {
+    let divided = work.on_all(&shares, |found, memory, (carrier, spans)| {
         found.carrier(memory, carrier, spans)
-    })? {
-        into.append_builder(found);
-    }
+    })?;
+    divided
+        .into_iter()
+        .for_each(|found| into.append_builder(found));
     let mut books = books_of(&carriers, &instances);
     cached_segments(memory, regions, &carriers, &instances, into, &mut books);
     processes.into_books(&spans, &mut books);
@@ -178,12 +188,12 @@ struct Work<'a> {
 }
 
 impl<'a> Work<'a> {
-    /// Does the same with each of these, on all CPUs, and gives what has been found beside what it returns.
-    fn on_all<T: Sync, R: Send>(
+    /// Does the same with each of these, on all CPUs, and gives what has been found.
+    fn on_all<T: Sync>(
         self,
         parts: &[T],
-        each: impl Fn(&mut Found, &Memory, &T) -> Result<R, Refusal> + Sync,
-    ) -> Result<Vec<(DivisionBuilder, R)>, Refusal> {
+        each: impl Fn(&mut Found, &Memory, &T) -> Result<(), Refusal> + Sync,
+    ) -> Result<Vec<DivisionBuilder>, Refusal> {
         let found = workers::share(parts, |queue| {
             let memory = self.memory.memory();
             let of_part = |part| {
@@ -191,8 +201,8 @@ impl<'a> Work<'a> {
                     regions: self.regions,
                     into: DivisionBuilder::default(),
                 };
-                let result = each(&mut found, &memory, part)?;
-                Ok((found.into, result))
+                each(&mut found, &memory, part)?;
+                Ok(found.into)
             };
             queue.map(|(index, part)| (index, of_part(part))).collect()
         });

@@ -103,13 +103,13 @@ impl Program<'_> {
             match &span.usage {
                 Use::Collector => {
                     tally.collector += span.bytes();
-                    into.add(span.start..span.end, Leaf::GcBookkeeping);
+                    into.add(span.start..span.end(), Leaf::GcBookkeeping);
                 }
                 Use::Heap(slots) => self.divide_heap(span, slots, &mut tally, into)?,
                 Use::Stacks { each, taken } => {
                     elsewhere(&mut stacks, span.start)?;
                     let mut own = Vec::new();
-                    while let Some(stack) = stacks.next_if(|stack| stack.lo < span.end) {
+                    while let Some(stack) = stacks.next_if(|stack| stack.lo < span.end()) {
                         own.push(stack);
                     }
                     divide_stacks(span, *each, *taken, &own, &mut tally, into)?;
@@ -119,11 +119,11 @@ impl Program<'_> {
         elsewhere(&mut stacks, u64::MAX)?;
         for arena in arenas {
             let mut free_from = arena.start;
-            let first = spans.partition_point(|span| span.end <= arena.start);
+            let first = spans.partition_point(|span| span.end() <= arena.start);
             let inside = spans.iter().skip(first);
             for span in inside.take_while(|span| span.start < arena.end) {
                 into.add(free_from..span.start, Leaf::HeapFree);
-                free_from = span.end;
+                free_from = span.end();
             }
             into.add(free_from..arena.end, Leaf::HeapFree);
         }
@@ -149,15 +149,15 @@ impl Program<'_> {
         let Some(free) = self.free_slots(span, slots)? else {
             tally.unsettled += 1;
             tally.objects += span.bytes();
-            into.add(span.start..span.end, Leaf::HeapObjects);
+            into.add(span.start..span.end(), Leaf::HeapObjects);
             return Ok(());
         };
         // Runs of slots that are alike.
         let mut from = 0;
-        while from < slots.number {
+        while from < slots.number() {
             let is_free = free.contains(from);
             let mut to = from + 1;
-            while to < slots.number && free.contains(to) == is_free {
+            while to < slots.number() && free.contains(to) == is_free {
                 to += 1;
             }
             let range = span.start + from * slots.each..span.start + to * slots.each;
@@ -172,11 +172,11 @@ impl Program<'_> {
             }
             from = to;
         }
-        let end = span.start + slots.number * slots.each;
-        let bits = span.end - self.collectors_bits(span, slots);
-        tally.collector_bits += span.end - bits;
+        let end = span.start + slots.number() * slots.each;
+        let bits = span.end() - self.collectors_bits(span, slots);
+        tally.collector_bits += span.end() - bits;
         into.add(end..bits, Leaf::HeapFree);
-        into.add(bits..span.end, Leaf::GcBookkeeping);
+        into.add(bits..span.end(), Leaf::GcBookkeeping);
         Ok(())
     }
 }
@@ -204,7 +204,7 @@ fn elsewhere<'a>(
 fn divide_stacks(
     span: &Span,
     each: u64,
-    taken: Option<u64>,
+    taken: Option<u16>,
     own: &[&Stack],
     tally: &mut Tally,
     into: &mut DivisionBuilder,
@@ -215,7 +215,7 @@ fn divide_stacks(
         let fits = stack.lo >= free_from
             && (stack.lo - span.start).is_multiple_of(each)
             && stack.hi() - stack.lo == each
-            && stack.hi() <= span.end;
+            && stack.hi() <= span.end();
         if !fits {
             return Err(Refusal(format!(
                 "the stack {:#x}..{:#x} of {} is none of the span of stacks at {:#x}",
@@ -249,9 +249,9 @@ fn divide_stacks(
             Owner::Signals => tally.signal_stacks += each,
         }
     }
-    tally.pooled += span.end - free_from;
-    into.add(free_from..span.end, Leaf::HeapFree);
-    if taken.is_some_and(|taken| own.len() as u64 > taken) {
+    tally.pooled += span.end() - free_from;
+    into.add(free_from..span.end(), Leaf::HeapFree);
+    if taken.is_some_and(|taken| own.len() > usize::from(taken)) {
         return Err(Refusal(format!(
             "the span of stacks at {:#x} has fewer stacks taken than there are goroutines on it",
             span.start

@@ -96,6 +96,14 @@ pub(super) fn table(memory: &Memory, machine: &Machine) -> Result<Vec<u64>, Refu
 }
 
 impl Processes {
+    /// None yet.
+    pub(super) fn with_room(processes: usize) -> Processes {
+        Processes {
+            spans: Vec::with_capacity(processes),
+            ..Processes::default()
+        }
+    }
+
     /// Reads a process.
     pub(super) fn add(&mut self, memory: &Memory, process: u64) -> Result<(), Refusal> {
         let mut bytes = [0; PROCESS_BYTES as usize];

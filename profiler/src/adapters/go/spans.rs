@@ -22,22 +22,27 @@ const NO_POINTERS: u64 = 1;
 const SMALL_OBJECT: u64 = 512;
 /// The smallest object whose marks are in its span (`gcUsesSpanInlineMarkBits`, mgcmark_greenteagc.go).
 const INLINE_MARKED: u64 = 16;
-/// No span has more slots: 8 KiB of 8 bytes each. `mspan.nelems` has two bytes since Go 1.22.
-const MOST_SLOTS: u64 = u16::MAX as u64;
 /// The least that a pointer in `allspans` leads to.
 const LEAST_MSPAN: u64 = 64;
 
-/// A span that is in use.
+/// A span that is in use. A million tasks have hundreds of thousands, so each takes 40 bytes.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Span {
     pub start: u64,
-    pub end: u64,
+    pages: u32,
     pub usage: Use,
 }
 
+const _: () = assert!(size_of::<Span>() == 40);
+
 impl Span {
     pub(super) fn bytes(&self) -> u64 {
-        self.end - self.start
+        u64::from(self.pages) * PAGE
+    }
+
+    /// One past the last byte.
+    pub(super) fn end(&self) -> u64 {
+        self.start + self.bytes()
     }
 }
 
@@ -48,7 +53,7 @@ pub(super) enum Use {
     Heap(Slots),
     /// Stacks of so many bytes. How many are taken, by goroutines or by the caches of processors; of a
     /// span that is one large stack that is not kept.
-    Stacks { each: u64, taken: Option<u64> },
+    Stacks { each: u64, taken: Option<u16> },
     /// Work buffers and masks of the collector (`spanAllocWorkBuf`, `spanAllocPtrScalarBits`).
     Collector,
 }
@@ -58,11 +63,19 @@ pub(super) enum Use {
 pub(super) struct Slots {
     /// Bytes of each.
     pub each: u64,
-    pub number: u64,
-    class: u64,
-    free_index: u64,
-    taken: u64,
     bits: u64,
+    number: u16,
+    free_index: u16,
+    taken: u16,
+    /// One object that is no small one.
+    is_large: bool,
+    has_pointers: bool,
+}
+
+impl Slots {
+    pub(super) fn number(&self) -> u64 {
+        self.number.into()
+    }
 }
 
 /// Which slots are free.
@@ -97,7 +110,7 @@ impl Program<'_> {
         spans.sort_unstable_by_key(|span| span.start);
         for pair in spans.windows(2) {
             if let [span, next] = pair
-                && span.end > next.start
+                && span.end() > next.start
             {
                 return Err(Refusal(format!(
                     "the spans at {:#x} and {:#x} overlap",
@@ -107,7 +120,7 @@ impl Program<'_> {
         }
         let mut pages = 0;
         for span in &spans {
-            let outside = self.memory.resident(span.start, span.end).any(|part| {
+            let outside = self.memory.resident(span.start, span.end()).any(|part| {
                 let row = arenas.partition_point(|arena| arena.end <= part.start);
                 let arena = arenas.get(row);
                 arena.is_none_or(|arena| part.start < arena.start || arena.end < part.end)
@@ -151,7 +164,7 @@ impl Program<'_> {
         };
         let bytes = pages.checked_mul(PAGE).filter(|&bytes| bytes > 0);
         let end = bytes.and_then(|bytes| start.checked_add(bytes));
-        let (Some(bytes), Some(end)) = (bytes, end) else {
+        let (Some(bytes), Some(end), Ok(pages)) = (bytes, end, u32::try_from(pages)) else {
             return wrong("has an impossible size");
         };
         if !start.is_multiple_of(PAGE) || start == 0 {
@@ -164,33 +177,48 @@ impl Program<'_> {
                 let class = self.number(mspan, fields.mspan_class)?;
                 let used = number.checked_mul(each);
                 let is_large = class & !NO_POINTERS == 0;
-                if each < 8 || number > MOST_SLOTS || used.is_none_or(|used| used > bytes) {
+                let (Ok(slots), true) = (u16::try_from(number), each >= 8) else {
+                    return wrong("has more slots than bytes");
+                };
+                if used.is_none_or(|used| used > bytes) {
                     return wrong("has more slots than bytes");
                 }
                 if number == 0 || !(start..=end).contains(&limit) || is_large && number != 1 {
                     return wrong("has slots that do not fit it");
                 }
+                let free_index = self.number(mspan, fields.mspan_free_index)?;
+                let (Ok(free_index), Ok(taken)) = (free_index.try_into(), taken.try_into()) else {
+                    return wrong("counts more slots than there are");
+                };
                 Use::Heap(Slots {
                     each,
-                    number,
-                    class,
-                    free_index: self.number(mspan, fields.mspan_free_index)?,
-                    taken,
                     bits: self.number(mspan, fields.mspan_alloc_bits)?,
+                    number: slots,
+                    free_index,
+                    taken,
+                    is_large,
+                    has_pointers: class & NO_POINTERS == 0,
                 })
             }
             MANUAL if each == 0 => Use::Collector,
             MANUAL if bytes == each => Use::Stacks { each, taken: None },
             MANUAL if bytes == STACK_CACHE && each.is_power_of_two() && each < bytes => {
-                Use::Stacks {
-                    each,
-                    taken: Some(taken),
+                match taken.try_into() {
+                    Ok(taken) => Use::Stacks {
+                        each,
+                        taken: Some(taken),
+                    },
+                    Err(_) => return wrong("counts more stacks than there are"),
                 }
             }
             MANUAL => return wrong("has stacks that do not fit it"),
             _ => return wrong("has an unknown state"),
         };
-        Ok(Some(Span { start, end, usage }))
+        Ok(Some(Span {
+            start,
+            pages,
+            usage,
+        }))
     }
 
     /// Which slots of a span are free. `None` when their number is not the one that the span keeps: a
@@ -203,8 +231,8 @@ impl Program<'_> {
             )));
         }
         let mut free = Free {
-            from: slots.free_index,
-            bits: vec![0; slots.number.div_ceil(8) as usize],
+            from: slots.free_index.into(),
+            bits: vec![0; usize::from(slots.number.div_ceil(8))],
         };
         // Bits on a page that nobody has written are zero, as they are left here; the sum tells whether
         // that is so.
@@ -212,8 +240,8 @@ impl Program<'_> {
         {
             free.bits.fill(0);
         }
-        let taken = (0..slots.number).filter(|&slot| !free.contains(slot));
-        Ok((taken.count() as u64 == slots.taken).then_some(free))
+        let taken = (0..slots.number()).filter(|&slot| !free.contains(slot));
+        Ok((taken.count() == usize::from(slots.taken)).then_some(free))
     }
 
     /// How many bytes the collector's bits take at the end of a span of small objects: a bit for each
@@ -221,13 +249,12 @@ impl Program<'_> {
     /// beside such bits: then this version of Go does it otherwise.
     pub(super) fn collectors_bits(&self, span: &Span, slots: &Slots) -> u64 {
         let has_bits = self.fields.mspan_large_type.is_some();
-        let is_large = slots.class & !NO_POINTERS == 0;
-        if !has_bits || is_large || slots.each > SMALL_OBJECT {
+        if !has_bits || slots.is_large || slots.each > SMALL_OBJECT {
             return 0;
         }
-        let pointers = match slots.class & NO_POINTERS {
-            NO_POINTERS => 0,
-            _ => span.bytes() / 64,
+        let pointers = match slots.has_pointers {
+            true => span.bytes() / 64,
+            false => 0,
         };
         let marks = match slots.each >= INLINE_MARKED {
             true => self.fields.inline_marks_bytes,
@@ -235,7 +262,7 @@ impl Program<'_> {
         };
         let bits = pointers.saturating_add(marks);
         let room = span.bytes().checked_sub(bits);
-        match room.map(|room| room / slots.each) == Some(slots.number) {
+        match room.map(|room| room / slots.each) == Some(slots.number()) {
             true => bits,
             false => 0,
         }
