@@ -22,6 +22,7 @@ use crate::{
         Leaf,
         division::{DivisionBuilder, Runs},
     },
+    units::PAGE,
 };
 
 /// What a space holds.
@@ -315,6 +316,9 @@ fn space_at(view: &View, tables: &Tables, space: u64, owners: &[&str]) -> Result
     })
 }
 
+/// No `ThreadLocalAllocBuffer` is as long, in bytes (threadLocalAllocBuffer.hpp: some 20 words in JDK 25).
+const LONGEST_BUFFER: u64 = 512;
+
 /// What each thread has taken for objects and not used, in address order.
 fn holes(view: &View, tables: &Tables, headers: &Headers) -> Result<Vec<Range<u64>>, Refusal> {
     let list = view.u64(tables.global("ThreadsSMRSupport", &["_java_thread_list"])?)?;
@@ -340,14 +344,38 @@ fn holes(view: &View, tables: &Tables, headers: &Headers) -> Result<Vec<Range<u6
     let reserve = filler.max(prefetch).saturating_mul(WORD);
     let reserve = reserve.next_multiple_of(headers.alignment());
 
+    // The buffer of a thread lies in its `JavaThread`, and those of a hundred thousand threads far from each other
+    // in the heap of malloc: of most blocks that hold one, nothing else would be used.
+    let first = start.min(top).min(end);
+    let bytes = start.max(top).max(end).saturating_add(WORD) - first;
+    if bytes > LONGEST_BUFFER {
+        return Err(Refusal(format!(
+            "a ThreadLocalAllocBuffer of {bytes} bytes"
+        )));
+    }
+    let buffers = (0..u64::from(length)).map(|index| {
+        let thread = view.u64(at(threads, index * WORD))?;
+        Ok(at(at(thread, tlab), first))
+    });
+    let buffers: Vec<u64> = buffers.collect::<Result<_, Refusal>>()?;
+    let (together, apart): (Vec<u64>, Vec<u64>) = buffers
+        .into_iter()
+        .partition(|buffer| buffer % PAGE + bytes <= PAGE);
+    let mut of_all = vec![0; (together.len() + apart.len()) * bytes as usize];
+    let (of_together, of_apart) = of_all.split_at_mut(together.len() * bytes as usize);
+    view.memory()
+        .read_parts(&together, bytes as usize, of_together)?;
+    for (&buffer, own) in apart.iter().zip(of_apart.chunks_exact_mut(bytes as usize)) {
+        view.read(buffer, own)?;
+    }
     let mut holes = Vec::new();
-    for index in 0..u64::from(length) {
-        let tlab = at(view.u64(at(threads, index * WORD))?, tlab);
-        let (start, top, end) = (
-            view.u64(at(tlab, start))?,
-            view.u64(at(tlab, top))?,
-            view.u64(at(tlab, end))?,
-        );
+    for buffer in of_all.chunks_exact(bytes as usize) {
+        let word = |field: u64| {
+            let mut word = [0; WORD as usize];
+            word.copy_from_slice(&buffer[(field - first) as usize..][..WORD as usize]);
+            u64::from_le_bytes(word)
+        };
+        let (start, top, end) = (word(start), word(top), word(end));
         if start == 0 && top == 0 && end == 0 {
             continue;
         }
