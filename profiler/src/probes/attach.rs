@@ -187,10 +187,11 @@ const MOST_IN_FLIGHT: u32 = 1 << 21;
 
 impl Sizes {
     /// For a program that is going to have about so many threads: each has a stack of its own, which lies in
-    /// one or two stretches, and those of 64 GiB are left for everything else.
+    /// one or two stretches (1.0 for C and Rust, 1.3 for Java, with all the rest), and those of 64 GiB are left for
+    /// everything else.
     pub fn for_threads(threads: u64) -> Sizes {
         let everything = Sizes::default();
-        let chunks = threads.saturating_mul(2).saturating_add(1 << 15);
+        let chunks = threads.saturating_add(threads / 2).saturating_add(1 << 15);
         Sizes {
             chunks: chunks.min(u64::from(everything.chunks)) as u32,
             // One process has nearly all of the memory.
