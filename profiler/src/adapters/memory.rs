@@ -109,9 +109,9 @@ const MOST_PARTS: usize = 1024;
 
 /// Bytes read at once.
 const BLOCK: u64 = 64 * 1024;
-/// Blocks kept: 4 MiB, which stay in the caches of a processor. Adapters go through memory in long strides,
+/// Blocks kept: 2 MiB a thread, which stay in the caches of a processor. Adapters go through memory in long strides,
 /// with jumps back to a few places.
-const SLOTS: u64 = 64;
+const SLOTS: u64 = 32;
 const PAGES_PER_BLOCK: u64 = BLOCK / PAGE;
 
 /// A block that has been read. Pages that are not in `present` hold no meaning.

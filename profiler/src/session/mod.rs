@@ -256,6 +256,7 @@ fn attach(
     whom: Whom,
     refused: &mut Vec<RefusedTier>,
 ) -> Result<Option<Probes>, AttachError> {
+    own_cost::give_long_lists_mappings();
     match wish {
         Some(Tier::D) => return Ok(None),
         Some(tier) => return Probes::attach_tier(sizes, tier, whom).map(Some),

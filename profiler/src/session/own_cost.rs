@@ -86,6 +86,18 @@ fn mapped_in(text: &str) -> u64 {
     kib * KIB
 }
 
+/// To be called before the first list of some megabytes is made. Once one has been freed, glibc would take the next ones
+/// of up to 32 MiB out of the heap (M_MMAP_THRESHOLD grows, mallopt(3)), where they leave holes and are copied to grow, and
+/// keep twice as much at the end of each of its heaps. With a threshold that is set, each is a mapping of its own,
+/// which `mremap` makes longer and which goes when it is freed.
+pub(super) fn give_long_lists_mappings() {
+    // SAFETY: takes numbers.
+    #[cfg(target_env = "gnu")]
+    unsafe {
+        libc::mallopt(libc::M_MMAP_THRESHOLD, 256 * 1024);
+    }
+}
+
 /// To be called when the probes are loaded and the target is about to begin. Gives memory back: the types of the
 /// whole kernel have been read, and some 40 MB of free memory would stay with malloc.
 pub(super) fn start() -> Option<Start> {
@@ -95,14 +107,6 @@ pub(super) fn start() -> Option<Start> {
         alive_peak_rss_bytes: None,
     };
     give_memory_back();
-    // Once a list of some megabytes has been freed, glibc would take the next ones of up to 32 MiB out of the heap
-    // (M_MMAP_THRESHOLD grows, mallopt(3)), where they leave holes and are copied to grow. With a threshold that
-    // is set, each is a mapping of its own, which `mremap` makes longer and which goes when it is freed.
-    // SAFETY: takes numbers.
-    #[cfg(target_env = "gnu")]
-    unsafe {
-        libc::mallopt(libc::M_MMAP_THRESHOLD, 256 * 1024);
-    }
     // 5: the high-water mark begins anew (`CLEAR_REFS_MM_HIWATER_RSS`, fs/proc/task_mmu.c). A kernel without it
     // leaves the mark of the start.
     let _ = fs::write("/proc/self/clear_refs", "5");
