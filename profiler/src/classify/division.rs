@@ -76,21 +76,15 @@ struct DividedRuns {
 const STRIDE: usize = 16;
 
 impl DividedRuns {
-    /// `shares` is not empty.
+    /// `shares` is not empty, and none but the last is one.
     fn push(&mut self, run: Run, shares: &[Share]) {
         if self.runs.len().is_multiple_of(STRIDE) {
             self.begins.push(self.shares.len());
         }
         self.runs.push(run);
         self.shares.extend_from_slice(shares);
-        let last = self.shares.len() - 1;
-        for (index, share) in self
-            .shares
-            .iter_mut()
-            .enumerate()
-            .skip(last + 1 - shares.len())
-        {
-            share.is_last = index == last;
+        if let Some(last) = self.shares.last_mut() {
+            last.is_last = true;
         }
     }
 
