@@ -173,7 +173,7 @@ fn cpu_time() -> Duration {
 
 /// Runs every adapter on a frozen process.
 pub fn divide(target: &Target, taken_ns: u64) -> (Division, Vec<Account>) {
-    let mut all = DivisionBuilder::default();
+    let mut all = Vec::new();
     let mut accounts = Vec::new();
     for adapter in &ADAPTERS {
         let (began, cpu_before) = (Instant::now(), cpu_time());
@@ -181,10 +181,10 @@ pub fn divide(target: &Target, taken_ns: u64) -> (Division, Vec<Account>) {
         let found = guarded(|| (adapter.divide)(target, &mut own));
         let (books, refusal) = match found {
             Ok(None) => continue,
-            // Built twice, here and with the others: so an overlap is told of the adapter that made it.
+            // An overlap is told of the adapter that made it.
             Ok(Some(books)) => match own.build() {
                 Ok(division) => {
-                    all.append(division);
+                    all.push(division);
                     (books, None)
                 }
                 Err(overlap) => (Books::new(), Some(overlap.to_string())),
@@ -201,7 +201,7 @@ pub fn divide(target: &Target, taken_ns: u64) -> (Division, Vec<Account>) {
             books,
         });
     }
-    match all.build() {
+    match Division::of_layers(all) {
         Ok(division) => (division, accounts),
         Err(overlap) => {
             for account in &mut accounts {

@@ -126,8 +126,9 @@ impl DividedRuns {
 /// See the module. Bytes that are in no run keep the leaf of their region.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct Division {
-    /// In the order of pages, the shares of each in that of leaves. No page is in two runs.
-    divided: DividedRuns,
+    /// What each adapter found, none of it empty. In the order of pages, the shares of each in that of leaves; no page is in
+    /// two runs of one layer.
+    layers: Vec<DividedRuns>,
 }
 
 /// Ranges that lay claim to the same bytes: whoever gave them misread something.
@@ -280,14 +281,6 @@ impl DivisionBuilder {
         shares.clear();
     }
 
-    /// Takes over a division.
-    pub fn append(&mut self, other: Division) {
-        self.append_builder(DivisionBuilder {
-            closed: other.divided,
-            open: None,
-        });
-    }
-
     /// Takes over what another has collected, whose last page may be added to.
     pub fn append_builder(&mut self, other: DivisionBuilder) {
         self.close();
@@ -310,7 +303,8 @@ impl DivisionBuilder {
         divided.runs.shrink_to_fit();
         divided.shares.shrink_to_fit();
         divided.begins.shrink_to_fit();
-        Ok(Division { divided })
+        let layers = Vec::from_iter((!divided.runs.is_empty()).then_some(divided));
+        Ok(Division { layers })
     }
 }
 
@@ -340,27 +334,37 @@ fn is_in_order(divided: &DividedRuns) -> bool {
 fn sweep(divided: DividedRuns) -> Result<DivisionBuilder, Overlap> {
     let mut order: Vec<u32> = (0..divided.runs.len() as u32).collect();
     order.sort_unstable_by_key(|&index| divided.runs[index as usize].page());
+    let run = |&index| divided.from(index as usize).next().expect("there is one");
     let mut swept = DivisionBuilder::default();
-    let mut coming = order
-        .iter()
-        .map(|&index| divided.from(index as usize).next().expect("there is one"))
-        .peekable();
+    cut(order.iter().map(run), |run, shares| {
+        swept.run(run, shares.flat_map(|of_one| of_one.iter().copied()));
+    })?;
+    swept.close();
+    Ok(swept)
+}
+
+/// Cuts runs that come in the order of their first pages where others begin and end, and gives each piece with the
+/// shares of all that have it.
+fn cut<'a>(
+    coming: impl Iterator<Item = (Run, &'a [Share])>,
+    mut each: impl FnMut(Run, &mut dyn Iterator<Item = &'a [Share]>),
+) -> Result<(), Overlap> {
+    let mut coming = coming.peekable();
     let mut here: Vec<(Run, &[Share])> = Vec::new();
     let mut page = 0;
     loop {
         here.retain(|(run, _)| run.end() > page);
         if here.is_empty() {
             let Some((next, _)) = coming.peek() else {
-                swept.close();
-                return Ok(swept);
+                return Ok(());
             };
             page = next.page();
         }
         while let Some(next) = coming.next_if(|(run, _)| run.page() == page) {
             here.push(next);
         }
-        let shares = here.iter().flat_map(|(_, shares)| shares.iter());
-        if claimed(shares.clone()) > PAGE {
+        let of_all = here.iter().map(|(_, shares)| claimed(*shares));
+        if of_all.sum::<u64>() > PAGE {
             return Err(Overlap {
                 address: page * PAGE,
             });
@@ -370,7 +374,10 @@ fn sweep(divided: DividedRuns) -> Result<DivisionBuilder, Overlap> {
             .map(|(run, _)| run.end())
             .chain(coming.peek().map(|(run, _)| run.page()));
         let end = ends.min().expect("not empty");
-        swept.run(Run::new(page, end - page), shares.copied());
+        each(
+            Run::new(page, end - page),
+            &mut here.iter().map(|(_, shares)| *shares),
+        );
         page = end;
     }
 }
@@ -378,23 +385,40 @@ fn sweep(divided: DividedRuns) -> Result<DivisionBuilder, Overlap> {
 impl Division {
     /// Whether nothing is divided.
     pub fn is_empty(&self) -> bool {
-        self.divided.runs.is_empty()
+        self.layers.is_empty()
+    }
+
+    /// What several adapters found in one process, each of it as it is: some divide pages that others have a part of. Refused
+    /// where they overlap.
+    pub fn of_layers(divisions: Vec<Division>) -> Result<Division, Overlap> {
+        let layers: Vec<_> = divisions.into_iter().flat_map(|it| it.layers).collect();
+        let mut coming: Vec<_> = layers.iter().map(|it| it.iter().peekable()).collect();
+        let lowest_first = std::iter::from_fn(move || {
+            let page = |(run, _): &(Run, &[Share])| run.page();
+            let next = coming
+                .iter_mut()
+                .filter_map(|layer| Some((layer.peek().map(page)?, layer)));
+            let (_, layer) = next.min_by_key(|(page, _)| *page)?;
+            layer.next()
+        });
+        cut(lowest_first, |_, _| {})?;
+        Ok(Division { layers })
     }
 
     /// Adds the bytes of a resident range, by leaf. Both ends lie on page boundaries.
     pub fn add_up(&self, resident: &ResidentRange, bytes: &mut BTreeMap<Leaf, u64>) {
         debug_assert!(resident.start.is_multiple_of(PAGE) && resident.end.is_multiple_of(PAGE));
         let (first, end) = (resident.start / PAGE, resident.end / PAGE);
-        let runs = &self.divided.runs;
-        let from = runs.partition_point(|run| run.end() <= first);
-        if runs.get(from).is_none_or(|run| run.page() >= end) {
-            return;
-        }
-        let touched = self.divided.from(from);
-        for (run, shares) in touched.take_while(|(run, _)| run.page() < end) {
-            let pages = run.end().min(end) - run.page().max(first);
-            for share in shares {
-                *bytes.entry(share.leaf).or_default() += pages * u64::from(share.bytes);
+        for layer in &self.layers {
+            let from = layer.runs.partition_point(|run| run.end() <= first);
+            if layer.runs.get(from).is_none_or(|run| run.page() >= end) {
+                continue;
+            }
+            for (run, shares) in layer.from(from).take_while(|(run, _)| run.page() < end) {
+                let pages = run.end().min(end) - run.page().max(first);
+                for share in shares {
+                    *bytes.entry(share.leaf).or_default() += pages * u64::from(share.bytes);
+                }
             }
         }
     }
@@ -425,6 +449,12 @@ mod tests {
             builder.add(range.clone(), *leaf);
         }
         builder.build()
+    }
+
+    /// Runs and shares of each layer.
+    fn lengths(division: &Division) -> Vec<(usize, usize)> {
+        let of_layer = |layer: &DividedRuns| (layer.runs.len(), layer.shares.len());
+        division.layers.iter().map(of_layer).collect()
     }
 
     #[test]
@@ -533,6 +563,30 @@ mod tests {
     }
 
     #[test]
+    fn adapters_may_divide_parts_of_one_page_but_not_the_same_bytes() {
+        let chunks = built(&[
+            (0x1000..0x1010, Leaf::MallocUsed),
+            (0x4800..0x6000, Leaf::HeapFree),
+        ])
+        .expect("nothing overlaps");
+        let arena = |end| built(&[(0x1010..end, Leaf::HeapObjects)]).expect("alone");
+        let both = Division::of_layers(vec![chunks.clone(), Division::default(), arena(0x4800)])
+            .expect("nothing overlaps");
+        assert_eq!(
+            both.leaves(0x1000..0x2000),
+            [(Leaf::MallocUsed, 0x10), (Leaf::HeapObjects, 0xff0)]
+        );
+        assert_eq!(
+            both.leaves(0x2000..0x6000),
+            [(Leaf::HeapObjects, 0x2800), (Leaf::HeapFree, 0x1800)]
+        );
+        assert_eq!(
+            Division::of_layers(vec![arena(0x4801), chunks]),
+            Err(Overlap { address: 0x4000 })
+        );
+    }
+
+    #[test]
     fn pages_that_are_divided_alike_are_one_run() {
         let stacks = |order: &mut dyn Iterator<Item = u64>| {
             let mut builder = DivisionBuilder::default();
@@ -544,10 +598,7 @@ mod tests {
             builder.build().expect("nothing overlaps")
         };
         let division = stacks(&mut (0..20_000));
-        assert_eq!(
-            (division.divided.runs.len(), division.divided.shares.len()),
-            (1, 2)
-        );
+        assert_eq!(lengths(&division), [(1, 2)]);
         assert_eq!(stacks(&mut (0..20_000).rev()), division);
         assert_eq!(
             division.leaves(0x10_1000..0x10_3000),
@@ -568,10 +619,7 @@ mod tests {
             .collect();
         ranges.push((2 * PAGE + 2048..3 * PAGE, Leaf::HeapFree));
         let division = built(&ranges).expect("nothing overlaps");
-        assert_eq!(
-            (division.divided.runs.len(), division.divided.shares.len()),
-            (3, 4)
-        );
+        assert_eq!(lengths(&division), [(3, 4)]);
         assert_eq!(division.leaves(PAGE..2 * PAGE), [(Leaf::MallocUsed, 2048)]);
         assert_eq!(
             division.leaves(2 * PAGE..4 * PAGE),
