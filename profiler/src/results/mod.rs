@@ -451,9 +451,9 @@ pub struct Phase {
 pub struct Process {
     /// Its thread-group id.
     pub tgid: u32,
-    /// Its parent in the tree; `None` for the command itself.
+    /// Its parent in the tree; `None` for the command itself, and where no event told of the process.
     pub parent: Option<u32>,
-    /// Last image that it executed.
+    /// Last image that it executed; empty where no event told of the process.
     pub executable: String,
     /// Which runtime it was recognised as.
     pub runtime: String,
