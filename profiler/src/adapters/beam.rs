@@ -95,7 +95,7 @@ fn divide_machine(
         regions,
     };
     let processes = Mutex::new(Processes::with_room(table.len()));
-    let divided = work.on_all(&shares, |found, memory, (carrier, share)| {
+    work.on_all(&shares, into, |found, memory, (carrier, share)| {
         let mut its = Processes::default();
         found.carrier(memory, carrier, &[])?;
         for process in *share {
@@ -106,9 +106,6 @@ fn divide_machine(
         all.append(its);
         Ok(())
     })?;
-    divided
-        .into_iter()
-        .for_each(|found| into.append_builder(found));
     let mut processes = processes
         .into_inner()
         .unwrap_or_else(PoisonError::into_inner);
@@ -130,12 +127,9 @@ fn divide_machine(
             .filter(|it| !it.holds_heaps())
             .map(|it| (*it, &[] as &[Span])),
     );
-    let divided = work.on_all(&shares, |found, memory, (carrier, spans)| {
+    work.on_all(&shares, into, |found, memory, (carrier, spans)| {
         found.carrier(memory, carrier, spans)
     })?;
-    divided
-        .into_iter()
-        .for_each(|found| into.append_builder(found));
     let mut books = books_of(&carriers, &instances);
     cached_segments(memory, regions, &carriers, &instances, into, &mut books);
     processes.into_books(&spans, &mut books);
@@ -188,12 +182,13 @@ struct Work<'a> {
 }
 
 impl<'a> Work<'a> {
-    /// Does the same with each of these, on all CPUs, and gives what has been found.
+    /// Does the same with each of these, on all CPUs, and adds what has been found.
     fn on_all<T: Sync>(
         self,
         parts: &[T],
+        into: &mut DivisionBuilder,
         each: impl Fn(&mut Found, &Memory, &T) -> Result<(), Refusal> + Sync,
-    ) -> Result<Vec<DivisionBuilder>, Refusal> {
+    ) -> Result<(), Refusal> {
         let found = workers::share(parts, |queue| {
             let memory = self.memory.memory();
             let of_part = |part| {
@@ -201,12 +196,14 @@ impl<'a> Work<'a> {
                     regions: self.regions,
                     into: DivisionBuilder::default(),
                 };
-                each(&mut found, &memory, part)?;
-                Ok(found.into)
+                each(&mut found, &memory, part).map(|()| found.into)
             };
             queue.map(|(index, part)| (index, of_part(part))).collect()
         });
-        found.into_iter().collect()
+        for found in found {
+            into.append_builder(found?);
+        }
+        Ok(())
     }
 }
 

@@ -163,19 +163,15 @@ impl<'a> Memory<'a> {
     }
 
     /// Fills `into` with parts of `each` bytes, one from each of `addresses`, by few calls, past the blocks that
-    /// are kept: for short things that lie far from each other. Each part is on one page.
+    /// are kept: for short things that lie far from each other.
     pub fn read_parts(
         &self,
         addresses: &[u64],
         each: usize,
         into: &mut [u8],
     ) -> Result<(), Unreadable> {
-        let missing = addresses.iter().find(|&&address| {
-            let in_page = address % PAGE + each as u64 <= PAGE;
-            !in_page || clip(self.resident, address, address + 1).next().is_none()
-        });
-        if let Some(&address) = missing {
-            return Err(Unreadable { address });
+        for &address in addresses {
+            self.all_there(address, each)?;
         }
         let first = addresses.first().copied().unwrap_or(0);
         let read = self.source.read_parts(addresses, each, into);
@@ -185,15 +181,20 @@ impl<'a> Memory<'a> {
     /// Fills `into` by a call of its own, past the blocks that are kept: for things that are few in a block,
     /// most of which would be read for nothing.
     pub fn read_past_cache(&self, address: u64, into: &mut [u8]) -> Result<(), Unreadable> {
-        let end = address.checked_add(into.len() as u64);
-        let end = end.ok_or(Unreadable { address })?;
-        let there = clip(self.resident, address, end);
-        let there: u64 = there.map(|part| part.end - part.start).sum();
-        if there < into.len() as u64 {
-            return Err(Unreadable { address });
-        }
+        self.all_there(address, into.len())?;
         let read = self.source.read(address, into);
         read.map_err(|_| Unreadable { address })
+    }
+
+    /// Fails where a part of these bytes is not resident.
+    fn all_there(&self, address: u64, bytes: usize) -> Result<(), Unreadable> {
+        let end = address.checked_add(bytes as u64);
+        let there = clip(self.resident, address, end.ok_or(Unreadable { address })?);
+        let there: u64 = there.map(|part| part.end - part.start).sum();
+        match there == bytes as u64 {
+            true => Ok(()),
+            false => Err(Unreadable { address }),
+        }
     }
 
     /// Bytes that lie in one page of a block that is kept: the way that nearly all words are read.

@@ -25,7 +25,7 @@ struct Share {
 }
 
 /// Pages one after the other that are divided alike. A million tasks make hundreds of thousands of runs.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 struct Run {
     /// Number of the first page, its lower half and its upper one: a `u64` would stand at every eighth byte.
     page: [u32; 2],
@@ -188,7 +188,9 @@ pub struct DivisionBuilder {
     /// Runs in the order in which they came. None is divided as the one before it where they touch.
     closed: DividedRuns,
     /// The last one, to which bytes of its page are added.
-    open: Option<(Run, Vec<Share>)>,
+    open: Run,
+    /// Its shares; empty where none is open.
+    shares: Vec<Share>,
 }
 
 impl DivisionBuilder {
@@ -222,44 +224,28 @@ impl DivisionBuilder {
         let run = Run::new(page, pages);
         let bytes = u16::try_from(bytes).unwrap_or(u16::MAX);
         // The blocks of one page mostly come one after the other, of two or three leaves.
-        match &mut self.open {
-            Some((open, shares)) if *open == run && pages == 1 => {
-                match shares.iter_mut().find(|share| share.leaf == leaf) {
-                    Some(share) => share.bytes = share.bytes.saturating_add(bytes),
-                    None => shares.push(Share::new(bytes, leaf)),
-                }
-            }
-            _ => {
-                let shares = self.open_anew(run);
-                shares.push(Share::new(bytes, leaf));
-            }
+        if self.open != run || pages != 1 {
+            self.close();
+            self.open = run;
         }
+        self.share(bytes, leaf);
     }
 
-    /// These bytes are on each page of a run, of which nothing was said before. The sum of each leaf has room.
-    fn run(&mut self, run: Run, of_run: impl Iterator<Item = Share>) {
-        let shares = self.open_anew(run);
-        for Share { bytes, leaf, .. } in of_run {
-            match shares.iter_mut().find(|share| share.leaf == leaf) {
-                Some(share) => share.bytes += bytes,
-                None => shares.push(Share::new(bytes, leaf)),
-            }
+    /// More bytes on each page of the open run.
+    fn share(&mut self, bytes: u16, leaf: Leaf) {
+        match self.shares.iter_mut().find(|share| share.leaf == leaf) {
+            Some(share) => share.bytes = share.bytes.saturating_add(bytes),
+            None => self.shares.push(Share {
+                bytes,
+                leaf,
+                is_last: false,
+            }),
         }
-    }
-
-    /// Opens a run that has no share yet.
-    fn open_anew(&mut self, run: Run) -> &mut Vec<Share> {
-        self.close();
-        let (open, shares) = self.open.get_or_insert_with(|| (run, Vec::new()));
-        *open = run;
-        shares
     }
 
     /// The last run is complete: it joins the one before where both are divided alike.
     fn close(&mut self) {
-        let Some((run, shares)) = &mut self.open else {
-            return;
-        };
+        let (run, shares) = (self.open, &mut self.shares);
         if shares.is_empty() {
             return;
         }
@@ -276,7 +262,7 @@ impl DivisionBuilder {
         });
         match (joined, self.closed.runs.last_mut()) {
             (Some(joined), Some(last)) => *last = joined,
-            _ => self.closed.push(*run, shares),
+            _ => self.closed.push(run, shares),
         }
         shares.clear();
     }
@@ -285,17 +271,17 @@ impl DivisionBuilder {
     pub fn append_builder(&mut self, other: DivisionBuilder) {
         self.close();
         self.closed.append(other.closed);
-        self.open = other.open;
+        (self.open, self.shares) = (other.open, other.shares);
     }
 
     /// The division; refused when ranges overlap, as far as that shows: by page.
     pub fn build(mut self) -> Result<Division, Overlap> {
         self.close();
-        if !is_in_order(&self.closed) {
-            self = sweep(self.closed)?;
-        }
-        let mut divided = self.closed;
-        if let Some((run, _)) = divided.iter().find(|(_, shares)| claimed(*shares) > PAGE) {
+        let mut divided = match is_in_order(&self.closed) {
+            true => self.closed,
+            false => sweep(self.closed)?,
+        };
+        if let Some((run, _)) = divided.iter().find(|(_, shares)| claimed(shares) > PAGE) {
             return Err(Overlap {
                 address: run.page() * PAGE,
             });
@@ -308,20 +294,9 @@ impl DivisionBuilder {
     }
 }
 
-impl Share {
-    fn new(bytes: u16, leaf: Leaf) -> Share {
-        Share {
-            bytes,
-            leaf,
-            is_last: false,
-        }
-    }
-}
-
 /// Bytes on each page.
-fn claimed<'a>(shares: impl IntoIterator<Item = &'a Share>) -> u64 {
-    let bytes = shares.into_iter().map(|share| u64::from(share.bytes));
-    bytes.sum()
+fn claimed(shares: &[Share]) -> u64 {
+    shares.iter().map(|share| u64::from(share.bytes)).sum()
 }
 
 /// Every page is in one run.
@@ -331,16 +306,20 @@ fn is_in_order(divided: &DividedRuns) -> bool {
 }
 
 /// Cuts runs that came in any order where others begin and end.
-fn sweep(divided: DividedRuns) -> Result<DivisionBuilder, Overlap> {
+fn sweep(divided: DividedRuns) -> Result<DividedRuns, Overlap> {
     let mut order: Vec<u32> = (0..divided.runs.len() as u32).collect();
     order.sort_unstable_by_key(|&index| divided.runs[index as usize].page());
     let run = |&index| divided.from(index as usize).next().expect("there is one");
     let mut swept = DivisionBuilder::default();
     cut(order.iter().map(run), |run, shares| {
-        swept.run(run, shares.flat_map(|of_one| of_one.iter().copied()));
+        swept.close();
+        swept.open = run;
+        shares
+            .flatten()
+            .for_each(|share| swept.share(share.bytes, share.leaf));
     })?;
     swept.close();
-    Ok(swept)
+    Ok(swept.closed)
 }
 
 /// Cuts runs that come in the order of their first pages where others begin and end, and gives each piece with the
@@ -363,7 +342,7 @@ fn cut<'a>(
         while let Some(next) = coming.next_if(|(run, _)| run.page() == page) {
             here.push(next);
         }
-        let of_all = here.iter().map(|(_, shares)| claimed(*shares));
+        let of_all = here.iter().map(|(_, shares)| claimed(shares));
         if of_all.sum::<u64>() > PAGE {
             return Err(Overlap {
                 address: page * PAGE,

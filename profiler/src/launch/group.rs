@@ -232,12 +232,16 @@ impl TargetGroup {
         }
     }
 
-    /// The processes alive in the group, those in groups below it included.
+    /// The processes alive in the group, those in groups below it included: in ascending order, each once.
     pub fn pids(&self) -> Result<Vec<u32>, GroupError> {
-        match self {
-            TargetGroup::Cgroup(cgroup) => cgroup.pids(),
-            TargetGroup::Processes(list) | TargetGroup::Foreign(list) => Ok(list.pids()),
-        }
+        let mut pids = match self {
+            TargetGroup::Cgroup(cgroup) => cgroup.pids()?,
+            TargetGroup::Processes(list) | TargetGroup::Foreign(list) => list.pids(),
+        };
+        // A cgroup may name one twice (Documentation/admin-guide/cgroup-v2.rst, `cgroup.procs`).
+        pids.sort_unstable();
+        pids.dedup();
+        Ok(pids)
     }
 
     /// Kills every process of the group by SIGKILL and waits until none is left (zombies do not

@@ -88,9 +88,10 @@ pub(super) fn run(ended: Ended, job: &Job, started: SystemTime) -> Result<Run> {
         wall_seconds,
     );
     ended.phase_counters.fill(&mut phases, &ended.counters);
+    let at_peak = ended.analysis.best.as_ref().map(by_tgid);
+    let at_peak = at_peak.unwrap_or_default();
     let marks = &ended.high_water_marks;
     let whole = ended.analysis.best.as_ref().map(|best| {
-        let at_peak = by_tgid(best);
         let marks = at_peak
             .iter()
             .map(|(tgid, it)| marks.get(tgid).unwrap_or(&it.rss_bytes));
@@ -115,6 +116,7 @@ pub(super) fn run(ended: Ended, job: &Job, started: SystemTime) -> Result<Run> {
         processes: processes(
             &ended.analysis,
             &ended.of_processes,
+            at_peak,
             whole.as_ref(),
             seconds,
         ),
@@ -302,10 +304,10 @@ fn row(alike: &Alike, named: Option<&Named>) -> Region {
 fn processes(
     analysis: &super::analysis::Analysis,
     of_processes: &OfProcesses,
+    mut at_peak: BTreeMap<u32, AtPeak>,
     whole: Option<&Peak>,
     seconds: impl Fn(u64) -> f64,
 ) -> Vec<Process> {
-    let mut at_peak = analysis.best.as_ref().map(by_tgid).unwrap_or_default();
     let peak_ns = analysis.best.as_ref().map_or(0, |best| best.taken_ns);
     let all: Vec<&crate::regions::Process> = analysis.tree.processes().collect();
     let had_number = who_had_number(all.iter().map(|it| (it.tgid, it.began_ns)), peak_ns);

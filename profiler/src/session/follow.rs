@@ -660,10 +660,7 @@ impl<'a> Following<'a> {
         };
         let taken_ns = monotonic_ns();
         self.drain()?;
-        let mut pids = self.group.pids()?;
-        // A cgroup may name a process twice (Documentation/admin-guide/cgroup-v2.rst, `cgroup.procs`).
-        pids.sort_unstable();
-        pids.dedup();
+        let pids = self.group.pids()?;
         if self.probes.is_none() {
             self.stand(&pids);
         }

@@ -177,12 +177,10 @@ impl Program<'_> {
                 let class = self.number(mspan, fields.mspan_class)?;
                 let used = number.checked_mul(each);
                 let is_large = class & !NO_POINTERS == 0;
-                let (Ok(slots), true) = (u16::try_from(number), each >= 8) else {
+                let fit = each >= 8 && used.is_some_and(|used| used <= bytes);
+                let (Ok(slots), true) = (u16::try_from(number), fit) else {
                     return wrong("has more slots than bytes");
                 };
-                if used.is_none_or(|used| used > bytes) {
-                    return wrong("has more slots than bytes");
-                }
                 if number == 0 || !(start..=end).contains(&limit) || is_large && number != 1 {
                     return wrong("has slots that do not fit it");
                 }

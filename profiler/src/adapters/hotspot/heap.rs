@@ -22,7 +22,6 @@ use crate::{
         Leaf,
         division::{DivisionBuilder, Runs},
     },
-    units::PAGE,
 };
 
 /// What a space holds.
@@ -358,18 +357,11 @@ fn holes(view: &View, tables: &Tables, headers: &Headers) -> Result<Vec<Range<u6
         Ok(at(at(thread, tlab), first))
     });
     let buffers: Vec<u64> = buffers.collect::<Result<_, Refusal>>()?;
-    let (together, apart): (Vec<u64>, Vec<u64>) = buffers
-        .into_iter()
-        .partition(|buffer| buffer % PAGE + bytes <= PAGE);
-    let mut of_all = vec![0; (together.len() + apart.len()) * bytes as usize];
-    let (of_together, of_apart) = of_all.split_at_mut(together.len() * bytes as usize);
-    view.memory()
-        .read_parts(&together, bytes as usize, of_together)?;
-    for (&buffer, own) in apart.iter().zip(of_apart.chunks_exact_mut(bytes as usize)) {
-        view.read(buffer, own)?;
-    }
+    let bytes = bytes as usize;
+    let mut of_all = vec![0; buffers.len() * bytes];
+    view.memory().read_parts(&buffers, bytes, &mut of_all)?;
     let mut holes = Vec::new();
-    for buffer in of_all.chunks_exact(bytes as usize) {
+    for buffer in of_all.chunks_exact(bytes) {
         let word = |field: u64| {
             let mut word = [0; WORD as usize];
             word.copy_from_slice(&buffer[(field - first) as usize..][..WORD as usize]);
