@@ -8,16 +8,13 @@
 
 use aya_ebpf::{
     bindings::BPF_RB_NO_WAKEUP,
-    helpers::{
-        bpf_get_current_task_btf, bpf_get_smp_processor_id, bpf_ktime_get_ns, bpf_probe_read_user,
-        bpf_task_pt_regs, generated,
-    },
+    helpers::{bpf_get_smp_processor_id, bpf_ktime_get_ns, bpf_probe_read_user, generated},
     macros::map,
     maps::{HashMap, PerCpuArray, RingBuf},
 };
 use profiler_ebpf::call_stack_wire::{CallStackRecord, SLICE_BYTES, counter, id};
 
-use crate::follow::Caller;
+use crate::{follow::Caller, registers::Registers};
 
 /// User space sets its size, and that of the table, at load.
 #[map]
@@ -29,11 +26,6 @@ static CALL_STACK_COUNTERS: PerCpuArray<u64> = PerCpuArray::with_max_entries(cou
 /// Too large for the stack of a BPF program.
 #[map]
 static CALL_STACK_SCRATCH: PerCpuArray<CallStackRecord> = PerCpuArray::with_max_entries(1, 0);
-
-/// Where `bp`, `ip` and `sp` stand in `struct pt_regs`, in words (`arch/x86/include/uapi/asm/ptrace.h`).
-const REGS_BP: usize = 4;
-const REGS_IP: usize = 16;
-const REGS_SP: usize = 19;
 
 const PAGE: u64 = 4096;
 const WORDS: usize = SLICE_BYTES / 8;
@@ -66,16 +58,12 @@ pub fn take(caller: &Caller) -> u32 {
 /// Registers, and the stack up to the end of its slice or of its mapping, which is the end of a page.
 #[inline(always)]
 fn copy(stack: &mut CallStackRecord) -> bool {
-    // SAFETY: the helpers give the running task and its registers; the verifier checks the loads.
-    unsafe {
-        let regs = bpf_task_pt_regs(bpf_get_current_task_btf()) as *const u64;
-        if regs.is_null() {
-            return false;
-        }
-        stack.ip = *regs.add(REGS_IP);
-        stack.sp = *regs.add(REGS_SP);
-        stack.bp = *regs.add(REGS_BP);
-    }
+    let Some(registers) = Registers::of_caller() else {
+        return false;
+    };
+    stack.ip = registers.ip();
+    stack.sp = registers.sp();
+    stack.bp = registers.bp();
     let sp = stack.sp;
     if sp % 8 != 0 {
         return false;

@@ -58,7 +58,7 @@ pub mod kind {
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Record {
-    /// `CLOCK_MONOTONIC` at the entry, in ns.
+    /// `CLOCK_MONOTONIC` at the entry, in ns; as [`Record::ended_ns`] where only the return is hooked.
     pub began_ns: u64,
     /// `CLOCK_MONOTONIC` at the return, in ns.
     pub ended_ns: u64,
@@ -111,8 +111,12 @@ pub mod names {
         ("enter_syscall_2", "exit_syscall_2"),
         ("enter_syscall_3", "exit_syscall_3"),
     ];
+    /// In place of the second, where the first is not attached.
+    pub const EXIT_BY_REGISTERS: &str = "exit_by_registers";
     /// Attached to `task:task_newtask`.
     pub const NEWTASK: &str = "task_newtask";
+    /// The same, where no `clone` is hooked.
+    pub const NEWTASK_BY_REGISTERS: &str = "task_newtask_by_registers";
     /// Attached to `sched:sched_process_exec`.
     pub const EXEC: &str = "process_exec";
     /// Attached to `sched:sched_process_exit`.

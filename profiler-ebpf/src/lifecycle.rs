@@ -17,7 +17,8 @@ use profiler_ebpf::{NAME_LEN, NamedRecord, Record, kind};
 use crate::{
     follow::{Caller, follow, followed_caller, follows_children},
     maps::write,
-    syscalls::IN_FLIGHT,
+    registers::Registers,
+    syscalls::{IN_FLIGHT, given_stack},
 };
 
 #[unsafe(no_mangle)]
@@ -59,13 +60,42 @@ fn record(kind: u32, caller: &Caller, args: [u64; 6]) -> Record {
 #[tracepoint]
 pub fn task_newtask(ctx: TracePointContext) -> u32 {
     if let Some(caller) = followed_caller() {
-        let _ = try_newtask(&ctx, &caller);
+        // SAFETY: only this thread inserts and removes its own key.
+        let call = unsafe { IN_FLIGHT.get(caller.key()) };
+        let stack = call.map_or((0, 0), |call| (call.args[1], call.args[2]));
+        let _ = try_newtask(&ctx, &caller, stack);
+    }
+    0
+}
+
+/// In place of [`task_newtask`], where `clone` and `clone3` are not hooked: their arguments are still where the thread
+/// left them.
+#[tracepoint]
+pub fn task_newtask_by_registers(ctx: TracePointContext) -> u32 {
+    if let Some(caller) = followed_caller() {
+        let _ = try_newtask(&ctx, &caller, stack_in_registers());
     }
     0
 }
 
 #[inline(always)]
-fn try_newtask(ctx: &TracePointContext, caller: &Caller) -> Result<(), i32> {
+fn stack_in_registers() -> (u64, u64) {
+    match Registers::of_caller() {
+        Some(registers) if matches!(registers.call(), kind::CLONE | kind::CLONE3) => {
+            given_stack(registers.call(), &registers.arguments()).unwrap_or((0, 0))
+        }
+        _ => (0, 0),
+    }
+}
+
+/// `stack`: the lowest byte of what the call gives the child, and one past the highest; zeroes for fork, vfork and tasks that
+/// the kernel makes itself (io_uring workers).
+#[inline(always)]
+fn try_newtask(
+    ctx: &TracePointContext,
+    caller: &Caller,
+    (stack, top): (u64, u64),
+) -> Result<(), i32> {
     // SAFETY: the offsets are those that tracefs gives for this record.
     let (child, flags) = unsafe {
         (
@@ -79,12 +109,6 @@ fn try_newtask(ctx: &TracePointContext, caller: &Caller) -> Result<(), i32> {
         }
         follow(child);
     }
-    // Absent for fork, vfork and tasks that the kernel makes itself (io_uring workers).
-    // SAFETY: only this thread inserts and removes its own key.
-    let (stack, top) = match unsafe { IN_FLIGHT.get(caller.key()) } {
-        Some(call) => (call.args[1], call.args[2]),
-        None => (0, 0),
-    };
     write(record(
         kind::NEWTASK,
         caller,

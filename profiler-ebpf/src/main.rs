@@ -12,6 +12,7 @@ mod follow;
 mod ledger;
 mod lifecycle;
 mod maps;
+mod registers;
 mod syscalls;
 
 /// Lets the verifier's GPL-only helpers (probe reads) be called.

@@ -2,7 +2,9 @@
 //!
 //! One program serves every entry and one every exit: both records carry the number of the call, so
 //! the number itself is the kind of the record. The arguments wait in [`IN_FLIGHT`] between the two,
-//! because only the exit knows whether the call succeeded and where the mapping went.
+//! because only the exit knows whether the call succeeded and where the mapping went. Of `mmap` and `mprotect`, which
+//! every thread that is started needs, nobody asks when they began: [`exit_by_registers`] finds their arguments
+//! where the thread left them, and their entry is not hooked.
 //!
 //! ```text
 //! name: sys_enter_mmap                     name: sys_exit_mmap
@@ -12,6 +14,7 @@
 //! ```
 
 use aya_ebpf::{
+    EbpfContext,
     helpers::{bpf_ktime_get_ns, bpf_probe_read_user, bpf_probe_read_user_str_bytes},
     macros::{map, tracepoint},
     maps::HashMap,
@@ -23,6 +26,7 @@ use crate::{
     call_stacks::take,
     follow::{Caller, followed_caller},
     maps::{count, write},
+    registers::Registers,
 };
 
 const NUMBER_OFFSET: usize = 8;
@@ -32,11 +36,13 @@ const RESULT_OFFSET: usize = 16;
 /// `include/uapi/linux/prctl.h`
 const PR_SET_VMA: u64 = 0x5356_4d41;
 
-/// Offsets of `flags`, `stack` and `stack_size` in `struct clone_args`
+/// Offsets of `stack` and `stack_size` in `struct clone_args`
 /// (`include/uapi/linux/sched.h`), in words.
-const CLONE_ARGS_FLAGS: usize = 0;
 const CLONE_ARGS_STACK: usize = 5;
 const CLONE_ARGS_STACK_SIZE: usize = 6;
+
+/// `include/linux/err.h`: the highest values are errors.
+const MAX_ERRNO: i64 = 4095;
 
 /// A call that was entered and has not returned.
 #[derive(Clone, Copy)]
@@ -134,17 +140,10 @@ fn try_enter(ctx: &TracePointContext, caller: &Caller, call_stack: u32) -> Resul
             };
             args[0] = stack[0];
         }
-        kind::CLONE => {
-            // clone(flags, top of the stack, …): the lowest byte is not told.
-            args[2] = args[1];
-            args[1] = 0;
-        }
-        kind::CLONE3 => {
-            // SAFETY: as above. The smallest version of the struct holds these seven words and one more.
-            let clone_args = unsafe { bpf_probe_read_user(args[0] as *const [u64; 7])? };
-            args[0] = clone_args[CLONE_ARGS_FLAGS];
-            args[1] = clone_args[CLONE_ARGS_STACK];
-            args[2] = clone_args[CLONE_ARGS_STACK].wrapping_add(clone_args[CLONE_ARGS_STACK_SIZE]);
+        kind::CLONE | kind::CLONE3 => {
+            let (stack, top) = given_stack(number, &args)?;
+            args[1] = stack;
+            args[2] = top;
         }
         _ => {}
     }
@@ -167,6 +166,73 @@ fn try_enter(ctx: &TracePointContext, caller: &Caller, call_stack: u32) -> Resul
     Ok(())
 }
 
+/// The stack that a `clone` or `clone3` with these arguments gives its child: the lowest byte, 0 if it is not told, and
+/// one past the highest.
+#[inline(always)]
+pub fn given_stack(number: u32, args: &[u64; 6]) -> Result<(u64, u64), i32> {
+    if number == kind::CLONE {
+        // clone(flags, top of the stack, …)
+        return Ok((0, args[1]));
+    }
+    // SAFETY: reads through a user pointer, which the helper checks. The smallest version of the struct holds these seven
+    // words and one more.
+    let clone_args = unsafe { bpf_probe_read_user(args[0] as *const [u64; 7])? };
+    let stack = clone_args[CLONE_ARGS_STACK];
+    let bytes = clone_args[CLONE_ARGS_STACK_SIZE];
+    Ok((stack, stack.wrapping_add(bytes)))
+}
+
+/// Number and result of a call that returns. By plain loads: a helper for each would take longer than all the rest.
+#[inline(always)]
+fn returned(ctx: &TracePointContext) -> (u32, i64) {
+    let record = ctx.as_ptr().cast::<u8>();
+    // SAFETY: both lie inside the record of every sys_exit tracepoint, at multiples of their size; the verifier checks the
+    // loads.
+    unsafe {
+        (
+            *record.add(NUMBER_OFFSET).cast(),
+            *record.add(RESULT_OFFSET).cast(),
+        )
+    }
+}
+
+#[inline(always)]
+fn is_error(result: i64) -> bool {
+    (-MAX_ERRNO..0).contains(&result)
+}
+
+/// In place of [`exit_syscall`], where the entry is not hooked. Not for a kernel that may skip it and run another: two of
+/// them would record a call twice.
+#[tracepoint]
+pub fn exit_by_registers(ctx: TracePointContext) -> u32 {
+    if let Some(caller) = followed_caller() {
+        let _ = try_exit_by_registers(&ctx, &caller);
+    }
+    0
+}
+
+#[inline(always)]
+fn try_exit_by_registers(ctx: &TracePointContext, caller: &Caller) -> Result<(), i32> {
+    let (number, result) = returned(ctx);
+    if is_error(result) {
+        return Ok(());
+    }
+    let registers = Registers::of_caller().ok_or(0)?;
+    // SAFETY: the helper has no preconditions.
+    let now = unsafe { bpf_ktime_get_ns() };
+    write(Record {
+        began_ns: now,
+        ended_ns: now,
+        args: registers.arguments(),
+        result,
+        kind: number,
+        tgid: caller.tgid,
+        tid: caller.tid,
+        call_stack: id::NONE,
+    });
+    Ok(())
+}
+
 #[inline(always)]
 fn try_exit(ctx: &TracePointContext, caller: &Caller) -> Result<(), i32> {
     let key = caller.key();
@@ -175,15 +241,9 @@ fn try_exit(ctx: &TracePointContext, caller: &Caller) -> Result<(), i32> {
         return Ok(());
     };
     let _ = IN_FLIGHT.remove(key);
-    // SAFETY: both offsets lie inside the record of every sys_exit tracepoint.
-    let (number, result) = unsafe {
-        (
-            ctx.read_at::<u32>(NUMBER_OFFSET)?,
-            ctx.read_at::<i64>(RESULT_OFFSET)?,
-        )
-    };
-    // The highest 4095 values are errors (include/linux/err.h); a clone was recorded as a new task.
-    if (-4095..0).contains(&result) || number == kind::CLONE || number == kind::CLONE3 {
+    let (number, result) = returned(ctx);
+    // A clone was recorded as a new task.
+    if is_error(result) || number == kind::CLONE || number == kind::CLONE3 {
         return Ok(());
     }
     let record = Record {

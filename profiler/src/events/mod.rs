@@ -16,9 +16,10 @@ use serde::{Deserialize, Serialize};
 /// PID namespace.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Event {
-    /// When the call was entered: `CLOCK_MONOTONIC`, in ns.
+    /// When the call was entered: `CLOCK_MONOTONIC`, in ns. Equal to `ended_ns` for life-cycle steps, and for `mmap` and
+    /// `mprotect` where only their return is hooked.
     pub began_ns: u64,
-    /// When the call returned: `CLOCK_MONOTONIC`, in ns. Equal to `began_ns` for life-cycle steps.
+    /// When the call returned: `CLOCK_MONOTONIC`, in ns.
     pub ended_ns: u64,
     /// Process (thread group) of the caller.
     pub tgid: u32,

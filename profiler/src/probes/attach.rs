@@ -43,6 +43,12 @@ const SYSCALLS: [&str; 12] = [
     "prctl",
 ];
 
+/// Those that every thread that is started needs, and of which nobody asks when they began: where the registers can be
+/// read, their return tells all.
+const BY_REGISTERS: [&str; 2] = ["mmap", "mprotect"];
+/// Those that are hooked for the stack of the child, which `task_newtask` finds itself where the registers can be read.
+const CLONES: [&str; 2] = ["clone", "clone3"];
+
 /// One probe.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Probe {
@@ -284,24 +290,44 @@ impl Probes {
             true => CallStackProbe::attach(&mut ebpf, &mut states)?,
             false => None,
         };
-        let plain = |call: &&&str| taken.is_none() || !call_stacks::SYSCALLS.contains(call);
-        let first = SYSCALLS.iter().filter(plain);
-        let first = first.map(|call| ("syscalls", format!("sys_enter_{call}")));
-        let entries = SYSCALLS.map(|call| ("syscalls", format!("sys_enter_{call}")));
-        let exits = SYSCALLS.map(|call| ("syscalls", format!("sys_exit_{call}")));
+        // What is skipped at a kernel that preempts calls is done by another program, which finds in the table what was
+        // done; without the table, it could not.
+        let by_registers = !preempts_calls()
+            && [names::EXIT_BY_REGISTERS, names::NEWTASK_BY_REGISTERS]
+                .iter()
+                .all(|name| tracepoint(&mut ebpf, name).is_ok_and(|it| it.load().is_ok()));
+        let has_stack = |call: &&str| taken.is_some() && call_stacks::SYSCALLS.contains(call);
+        let at_return =
+            |call: &&str| by_registers && BY_REGISTERS.contains(call) && !has_stack(call);
+        let is_hooked = |call: &&str| !(at_return(call) || by_registers && CLONES.contains(call));
+        let hooked = || SYSCALLS.into_iter().filter(is_hooked);
+        let of = |side, call| ("syscalls", format!("sys_{side}_{call}"));
+        let first = hooked().filter(|call| !has_stack(call));
+        let first: Vec<_> = first.map(|call| of("enter", call)).collect();
+        let entries: Vec<_> = hooked().map(|call| of("enter", call)).collect();
+        let exits: Vec<_> = hooked().map(|call| of("exit", call)).collect();
+        let returns = SYSCALLS.into_iter().filter(at_return);
+        let returns: Vec<_> = returns.map(|call| of("exit", call)).collect();
         let one = |category, name: &str| vec![(category, name.to_owned())];
+        let newtask = match by_registers {
+            true => names::NEWTASK_BY_REGISTERS,
+            false => names::NEWTASK,
+        };
         let mut programs = vec![
-            (names::NEWTASK, one("task", "task_newtask")),
+            (newtask, one("task", "task_newtask")),
             (names::EXEC, one("sched", "sched_process_exec")),
             (names::EXIT, one("sched", "sched_process_exit")),
             // Entries first: an exit without its entry is ignored, an entry without its exit would stay.
-            (names::ENTER_SYSCALL, first.collect()),
-            (names::EXIT_SYSCALL, exits.to_vec()),
+            (names::ENTER_SYSCALL, first),
+            (names::EXIT_SYSCALL, exits.clone()),
         ];
+        if by_registers {
+            programs.push((names::EXIT_BY_REGISTERS, returns));
+        }
         if preempts_calls() {
             for (enter, exit) in names::AGAIN {
-                programs.push((enter, entries.to_vec()));
-                programs.push((exit, exits.to_vec()));
+                programs.push((enter, entries.clone()));
+                programs.push((exit, exits.clone()));
             }
         }
         let mut programs = programs
@@ -381,11 +407,11 @@ fn attach_program(
     tracepoints: &[(&str, String)],
     states: &mut Vec<Probe>,
 ) -> Result<ProgramFd, AttachError> {
-    let program: &mut TracePoint = ebpf
-        .program_mut(program)
-        .and_then(|found| found.try_into().ok())
-        .ok_or_else(|| AttachError::Object(format!("program {program}")))?;
-    program.load().map_err(program_error)?;
+    let program = tracepoint(ebpf, program)?;
+    match program.load() {
+        Ok(()) | Err(ProgramError::AlreadyLoaded) => {}
+        Err(error) => return Err(program_error(error)),
+    }
     for (category, name) in tracepoints {
         let (state, reason) = match program.attach(category, name) {
             Ok(_) => (ProbeState::Attached, None),
@@ -400,6 +426,15 @@ fn attach_program(
     }
     let fd = program.fd().map_err(program_error)?;
     fd.try_clone().map_err(|error| kernel_error(&error))
+}
+
+pub(super) fn tracepoint<'a>(
+    ebpf: &'a mut Ebpf,
+    program: &str,
+) -> Result<&'a mut TracePoint, AttachError> {
+    ebpf.program_mut(program)
+        .and_then(|found| found.try_into().ok())
+        .ok_or_else(|| AttachError::Object(format!("program {program}")))
 }
 
 fn load_error(error: EbpfError) -> AttachError {

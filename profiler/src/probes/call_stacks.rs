@@ -3,12 +3,12 @@
 use aya::{
     Ebpf, EbpfLoader,
     maps::{MapData, PerCpuArray, RingBuf},
-    programs::{ProgramFd, TracePoint},
+    programs::ProgramFd,
 };
 use profiler_ebpf::call_stack_wire::{counter, names};
 use serde::{Deserialize, Serialize};
 
-use super::attach::{AttachError, Probe, ProbeState, kernel_error, program_error};
+use super::attach::{AttachError, Probe, ProbeState, kernel_error, program_error, tracepoint};
 
 /// The calls whose stacks are taken: those that make memory. What `mremap` moves keeps the stack of the `mmap`
 /// that made it, and a fork copies.
@@ -57,10 +57,7 @@ impl CallStackProbe {
         ebpf: &mut Ebpf,
         states: &mut Vec<Probe>,
     ) -> Result<Option<CallStackProbe>, AttachError> {
-        let program: &mut TracePoint = ebpf
-            .program_mut(names::ENTER_MAPPING)
-            .and_then(|found| found.try_into().ok())
-            .ok_or_else(|| AttachError::Object(format!("program {}", names::ENTER_MAPPING)))?;
+        let program = tracepoint(ebpf, names::ENTER_MAPPING)?;
         let attached = program.load().and_then(|()| {
             SYSCALLS.iter().try_for_each(|call| {
                 program
