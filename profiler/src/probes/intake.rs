@@ -110,15 +110,18 @@ impl Intake {
         })
     }
 
-    /// What `read` makes of the next record; `None` when there is none.
-    pub fn next<T>(&mut self, read: impl FnOnce(&[u8]) -> T) -> Option<T> {
-        if self.ours.blocks.is_empty() {
-            // The thread lives as long as we do; had it panicked, what it has taken out would still be there.
-            if self.ask.as_ref().is_some_and(|ask| ask.send(()).is_ok()) {
-                let _ = self.done.recv();
-            }
-            self.ours = std::mem::take(&mut *lock(&self.waiting));
+    /// Has the ring emptied, and takes over what has come. What comes meanwhile waits for the next time: a program that
+    /// starts threads makes some while a few are read, and whoever asked for those at once would ask all day.
+    pub fn fetch(&mut self) {
+        // The thread lives as long as we do; had it panicked, what it has taken out would still be there.
+        if self.ask.as_ref().is_some_and(|ask| ask.send(()).is_ok()) {
+            let _ = self.done.recv();
         }
+        self.ours.blocks.append(&mut lock(&self.waiting).blocks);
+    }
+
+    /// What `read` makes of the next record that was taken over; `None` when there is none.
+    pub fn next<T>(&mut self, read: impl FnOnce(&[u8]) -> T) -> Option<T> {
         self.ours.pop(read)
     }
 }

@@ -320,8 +320,11 @@ impl<'a> Following<'a> {
         }
     }
 
-    /// Takes everything out of the ring.
+    /// Takes everything out of the ring that is in it now.
     fn drain(&mut self) -> Result<()> {
+        if let Some(probes) = &mut self.probes {
+            probes.ring.fetch();
+        }
         loop {
             let Some(probes) = &mut self.probes else {
                 return Ok(());

@@ -82,6 +82,7 @@ impl Following<'_> {
         };
         // What the ring tells until here stands in `/proc` already.
         if let Some(probes) = &mut self.probes {
+            probes.ring.fetch();
             while probes.ring.next(|_| ()).is_some() {}
         }
         let now = monotonic_ns();
