@@ -18,7 +18,7 @@ mod layout;
 mod spans;
 mod tasks;
 
-use std::{iter::Peekable, ops::Range};
+use std::ops::Range;
 
 use super::{
     Books, Refusal, Target,
@@ -26,8 +26,8 @@ use super::{
 };
 use crate::classify::{Leaf, division::DivisionBuilder, runtime::Runtime};
 use layout::{Field, Fields};
-use spans::{Slots, Span, Use};
-use tasks::{Owner, Stack};
+use spans::{Slots, Span, Stacks, Use};
+use tasks::{Holder, Owner};
 
 /// Arenas lie at multiples of this (`heapArenaBytes`, malloc.go: 64 MiB on 64-bit Linux).
 const ARENA: u64 = 64 << 20;
@@ -96,9 +96,8 @@ struct Program<'a> {
 impl Program<'_> {
     fn divide(&self, arenas: &[Range<u64>], into: &mut DivisionBuilder) -> Result<Books, Refusal> {
         let spans = self.spans(arenas)?;
-        let stacks = self.stacks()?;
+        let holders = self.holders(&spans)?;
         let mut tally = Tally::default();
-        let mut stacks = stacks.iter().peekable();
         for span in &spans {
             match &span.usage {
                 Use::Collector => {
@@ -106,17 +105,12 @@ impl Program<'_> {
                     into.add(span.start..span.end(), Leaf::GcBookkeeping);
                 }
                 Use::Heap(slots) => self.divide_heap(span, slots, &mut tally, into)?,
-                Use::Stacks { each, taken } => {
-                    elsewhere(&mut stacks, span.start)?;
-                    let mut own = Vec::new();
-                    while let Some(stack) = stacks.next_if(|stack| stack.lo < span.end()) {
-                        own.push(stack);
-                    }
-                    divide_stacks(span, *each, *taken, &own, &mut tally, into)?;
+                Use::Stacks(stacks) => {
+                    divide_stacks(span, stacks, holders.of_span(span), &mut tally, into)?;
                 }
             }
         }
-        elsewhere(&mut stacks, u64::MAX)?;
+        drop(holders);
         for arena in arenas {
             let mut free_from = arena.start;
             let first = spans.partition_point(|span| span.end() <= arena.start);
@@ -160,7 +154,7 @@ impl Program<'_> {
             while to < slots.number() && free.contains(to) == is_free {
                 to += 1;
             }
-            let range = span.start + from * slots.each..span.start + to * slots.each;
+            let range = span.start + from * slots.each()..span.start + to * slots.each();
             let bytes = range.end - range.start;
             if is_free {
                 tally.free_slots += bytes;
@@ -172,7 +166,7 @@ impl Program<'_> {
             }
             from = to;
         }
-        let end = span.start + slots.number() * slots.each;
+        let end = span.start + slots.number() * slots.each();
         let bits = span.end() - self.collectors_bits(span, slots);
         tally.collector_bits += span.end() - bits;
         into.add(end..bits, Leaf::HeapFree);
@@ -181,77 +175,46 @@ impl Program<'_> {
     }
 }
 
-/// Passes over the stacks below an address, which are in no span of stacks. Those of threads may be
-/// mappings of their own.
-fn elsewhere<'a>(
-    stacks: &mut Peekable<impl Iterator<Item = &'a Stack>>,
-    below: u64,
-) -> Result<(), Refusal> {
-    while let Some(stack) = stacks.next_if(|stack| stack.lo < below) {
-        if matches!(stack.owner(), Owner::Goroutine | Owner::EndedGoroutine) {
-            return Err(Refusal(format!(
-                "the stack {:#x}..{:#x} of {} is in no span of stacks",
-                stack.lo,
-                stack.hi(),
-                stack.owner().name()
-            )));
-        }
-    }
-    Ok(())
-}
-
-/// A span of stacks, of which `own` belong to somebody; the others wait to be used again.
+/// A span of stacks; those that nobody has wait to be used again.
 fn divide_stacks(
     span: &Span,
-    each: u64,
-    taken: Option<u16>,
-    own: &[&Stack],
+    stacks: &Stacks,
+    holders: &[Option<Holder>],
     tally: &mut Tally,
     into: &mut DivisionBuilder,
 ) -> Result<(), Refusal> {
+    let each = stacks.each();
     tally.stacks += span.bytes();
-    let mut free_from = span.start;
-    for stack in own {
-        let fits = stack.lo >= free_from
-            && (stack.lo - span.start).is_multiple_of(each)
-            && stack.hi() - stack.lo == each
-            && stack.hi() <= span.end();
-        if !fits {
-            return Err(Refusal(format!(
-                "the stack {:#x}..{:#x} of {} is none of the span of stacks at {:#x}",
-                stack.lo,
-                stack.hi(),
-                stack.owner().name(),
-                span.start
-            )));
-        }
-        tally.pooled += stack.lo - free_from;
-        into.add(free_from..stack.lo, Leaf::HeapFree);
-        free_from = stack.hi();
-        let (unused, used) = match stack.owner() {
+    for (lo, holder) in (span.start..).step_by(each as usize).zip(holders) {
+        let hi = lo + each;
+        let Some(holder) = holder else {
+            tally.pooled += each;
+            into.add(lo..hi, Leaf::HeapFree);
+            continue;
+        };
+        let (unused, used) = match holder.owner() {
             Owner::Goroutine => (Leaf::TaskStackUnused, Leaf::TaskStack),
             Owner::EndedGoroutine => (Leaf::HeapFree, Leaf::HeapFree),
             Owner::Thread => (Leaf::StackBelowPointer, Leaf::NativeStack),
             Owner::Signals => (Leaf::AlternateStack, Leaf::AlternateStack),
         };
-        let pointer = stack.pointer().unwrap_or(stack.lo);
-        into.add(stack.lo..pointer, unused);
-        into.add(pointer..stack.hi(), used);
-        match stack.owner() {
+        let pointer = lo + holder.unused().unwrap_or(0);
+        into.add(lo..pointer, unused);
+        into.add(pointer..hi, used);
+        match holder.owner() {
             Owner::Goroutine => {
                 tally.goroutines += 1;
                 tally.goroutine_stacks += each;
-                tally.goroutine_stacks_used += stack.hi() - pointer;
-                tally.without_pointer += u64::from(stack.pointer().is_none());
+                tally.goroutine_stacks_used += hi - pointer;
+                tally.without_pointer += u64::from(holder.unused().is_none());
             }
             Owner::EndedGoroutine => tally.pooled += each,
             Owner::Thread => tally.thread_stacks += each,
             Owner::Signals => tally.signal_stacks += each,
         }
     }
-    tally.pooled += span.end() - free_from;
-    into.add(free_from..span.end(), Leaf::HeapFree);
-    if taken.is_some_and(|taken| own.len() > usize::from(taken)) {
+    let taken = holders.iter().flatten().count();
+    if stacks.taken.is_some_and(|most| taken > usize::from(most)) {
         return Err(Refusal(format!(
             "the span of stacks at {:#x} has fewer stacks taken than there are goroutines on it",
             span.start
@@ -348,10 +311,6 @@ struct Pointers<'a> {
 const POINTERS: u64 = 8192;
 
 impl Pointers<'_> {
-    fn length(&self) -> usize {
-        self.length as usize
-    }
-
     /// The addresses, in the order of the slice.
     fn parts(&self) -> impl Iterator<Item = Result<Vec<u64>, Unreadable>> + '_ {
         let firsts = (0..self.length).step_by(POINTERS as usize);

@@ -22,10 +22,12 @@ const NO_POINTERS: u64 = 1;
 const SMALL_OBJECT: u64 = 512;
 /// The smallest object whose marks are in its span (`gcUsesSpanInlineMarkBits`, mgcmark_greenteagc.go).
 const INLINE_MARKED: u64 = 16;
+/// The smallest stack (`stackMin`, stack.go).
+const LEAST_STACK: u64 = 2048;
 /// The least that a pointer in `allspans` leads to.
 const LEAST_MSPAN: u64 = 64;
 
-/// A span that is in use. A million tasks have hundreds of thousands, so each takes 40 bytes.
+/// A span that is in use. A million tasks have hundreds of thousands, so each takes 32 bytes.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Span {
     pub start: u64,
@@ -33,7 +35,7 @@ pub(super) struct Span {
     pub usage: Use,
 }
 
-const _: () = assert!(size_of::<Span>() == 40);
+const _: () = assert!(size_of::<Span>() == 32);
 
 impl Span {
     pub(super) fn bytes(&self) -> u64 {
@@ -51,19 +53,37 @@ impl Span {
 pub(super) enum Use {
     /// Objects of the collected heap.
     Heap(Slots),
-    /// Stacks of so many bytes. How many are taken, by goroutines or by the caches of processors; of a
-    /// span that is one large stack that is not kept.
-    Stacks { each: u64, taken: Option<u16> },
+    /// Stacks of one size.
+    Stacks(Stacks),
     /// Work buffers and masks of the collector (`spanAllocWorkBuf`, `spanAllocPtrScalarBits`).
     Collector,
+}
+
+/// The stacks of a span of such.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Stacks {
+    each: u32,
+    /// How many are taken, by goroutines or by the caches of processors; of a span that is one large stack that is
+    /// not kept.
+    pub taken: Option<u16>,
+    /// How many stacks there are in the spans before this one.
+    before: u32,
+}
+
+impl Stacks {
+    /// Bytes of each.
+    pub(super) fn each(&self) -> u64 {
+        self.each.into()
+    }
 }
 
 /// The slots of a span of objects.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Slots {
-    /// Bytes of each.
-    pub each: u64,
-    bits: u64,
+    /// Address of the bits, its lower half and its upper one: a `u64` would make a span of 40 bytes.
+    bits: [u32; 2],
+    /// Words of eight bytes of each.
+    words: u32,
     number: u16,
     free_index: u16,
     taken: u16,
@@ -75,6 +95,16 @@ pub(super) struct Slots {
 impl Slots {
     pub(super) fn number(&self) -> u64 {
         self.number.into()
+    }
+
+    /// Bytes of each.
+    pub(super) fn each(&self) -> u64 {
+        8 * u64::from(self.words)
+    }
+
+    fn bits(&self) -> u64 {
+        let [lower, upper] = self.bits.map(u64::from);
+        upper << 32 | lower
     }
 }
 
@@ -90,6 +120,36 @@ impl Free {
         let byte = self.bits.get((slot / 8) as usize).copied();
         slot >= self.from && byte.unwrap_or(0) >> (slot % 8) & 1 == 0
     }
+}
+
+impl Span {
+    /// The numbers of its stacks, if it has any.
+    pub(super) fn stacks(&self) -> Range<usize> {
+        match &self.usage {
+            Use::Stacks(stacks) => {
+                let first = stacks.before as usize;
+                first..first + (self.bytes() / stacks.each()) as usize
+            }
+            _ => 0..0,
+        }
+    }
+}
+
+/// Numbers the stacks of all spans.
+fn number_stacks(spans: &mut [Span]) -> Result<(), Refusal> {
+    let mut before = 0;
+    for span in spans {
+        let start = span.start;
+        if let Use::Stacks(stacks) = &mut span.usage {
+            stacks.before = u32::try_from(before).map_err(|_| {
+                Refusal(format!(
+                    "there are {before} stacks before the span at {start:#x}"
+                ))
+            })?;
+            before = span.stacks().end;
+        }
+    }
+    Ok(())
 }
 
 impl Program<'_> {
@@ -108,6 +168,7 @@ impl Program<'_> {
             }
         }
         spans.sort_unstable_by_key(|span| span.start);
+        number_stacks(&mut spans)?;
         for pair in spans.windows(2) {
             if let [span, next] = pair
                 && span.end() > next.start
@@ -178,9 +239,14 @@ impl Program<'_> {
                 let used = number.checked_mul(each);
                 let is_large = class & !NO_POINTERS == 0;
                 let fit = each >= 8 && used.is_some_and(|used| used <= bytes);
-                let (Ok(slots), true) = (u16::try_from(number), fit) else {
+                let (Ok(slots), Ok(words), true) =
+                    (u16::try_from(number), u32::try_from(each / 8), fit)
+                else {
                     return wrong("has more slots than bytes");
                 };
+                if !each.is_multiple_of(8) {
+                    return wrong("has slots that do not begin with a word");
+                }
                 if number == 0 || !(start..=end).contains(&limit) || is_large && number != 1 {
                     return wrong("has slots that do not fit it");
                 }
@@ -188,9 +254,10 @@ impl Program<'_> {
                 let (Ok(free_index), Ok(taken)) = (free_index.try_into(), taken.try_into()) else {
                     return wrong("counts more slots than there are");
                 };
+                let bits = self.number(mspan, fields.mspan_alloc_bits)?;
                 Use::Heap(Slots {
-                    each,
-                    bits: self.number(mspan, fields.mspan_alloc_bits)?,
+                    bits: [bits as u32, (bits >> 32) as u32],
+                    words,
                     number: slots,
                     free_index,
                     taken,
@@ -199,15 +266,21 @@ impl Program<'_> {
                 })
             }
             MANUAL if each == 0 => Use::Collector,
-            MANUAL if bytes == each => Use::Stacks { each, taken: None },
-            MANUAL if bytes == STACK_CACHE && each.is_power_of_two() && each < bytes => {
-                match taken.try_into() {
-                    Ok(taken) => Use::Stacks {
-                        each,
-                        taken: Some(taken),
-                    },
-                    Err(_) => return wrong("counts more stacks than there are"),
-                }
+            MANUAL
+                if bytes == each
+                    || bytes == STACK_CACHE
+                        && each.is_power_of_two()
+                        && (LEAST_STACK..bytes).contains(&each) =>
+            {
+                let one = bytes == each;
+                let (Ok(each), Ok(taken)) = (each.try_into(), taken.try_into()) else {
+                    return wrong("counts more stacks than there are");
+                };
+                Use::Stacks(Stacks {
+                    each,
+                    taken: (!one).then_some(taken),
+                    before: 0,
+                })
             }
             MANUAL => return wrong("has stacks that do not fit it"),
             _ => return wrong("has an unknown state"),
@@ -234,7 +307,8 @@ impl Program<'_> {
         };
         // Bits on a page that nobody has written are zero, as they are left here; the sum tells whether
         // that is so.
-        if slots.free_index < slots.number && self.memory.read(slots.bits, &mut free.bits).is_err()
+        if slots.free_index < slots.number
+            && self.memory.read(slots.bits(), &mut free.bits).is_err()
         {
             free.bits.fill(0);
         }
@@ -247,20 +321,20 @@ impl Program<'_> {
     /// beside such bits: then this version of Go does it otherwise.
     pub(super) fn collectors_bits(&self, span: &Span, slots: &Slots) -> u64 {
         let has_bits = self.fields.mspan_large_type.is_some();
-        if !has_bits || slots.is_large || slots.each > SMALL_OBJECT {
+        if !has_bits || slots.is_large || slots.each() > SMALL_OBJECT {
             return 0;
         }
         let pointers = match slots.has_pointers {
             true => span.bytes() / 64,
             false => 0,
         };
-        let marks = match slots.each >= INLINE_MARKED {
+        let marks = match slots.each() >= INLINE_MARKED {
             true => self.fields.inline_marks_bytes,
             false => 0,
         };
         let bits = pointers.saturating_add(marks);
         let room = span.bytes().checked_sub(bits);
-        match room.map(|room| room / slots.each) == Some(slots.number()) {
+        match room.map(|room| room / slots.each()) == Some(slots.number()) {
             true => bits,
             false => 0,
         }

@@ -1,8 +1,11 @@
 //! Who has which stack: goroutines from `allgs`, threads from `allm`.
 
-use std::collections::HashSet;
+use std::{collections::HashSet, num::NonZeroU32};
 
-use super::{Field, Program, Refusal};
+use super::{
+    Field, Program, Refusal,
+    spans::{Span, Use},
+};
 use crate::adapters::memory::Words;
 
 /// Values of `g.atomicstatus` (runtime2.go). Those from 7 on differ in few versions, and mean what
@@ -20,47 +23,115 @@ const LEAST_G: u64 = 128;
 /// How far apart two `g` may begin that are read at once, in bytes: as long as the span that they lie in.
 const NEAR: u64 = 8192;
 
-/// A stack that somebody has. There are as many as tasks, so each takes 16 bytes.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Stack {
-    /// The lowest byte.
-    pub lo: u64,
-    bytes: u32,
-    /// Bytes below the pointer, or [`Stack::NO_POINTER`], and in the two low bits the owner.
-    unused_and_owner: u32,
+/// Who has a stack, and from where on it is used. There are as many as tasks, so each takes four bytes: in the two
+/// low bits the owner, above them [`Holder::NO_POINTER`], or one more than that and the bytes below the pointer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Holder(NonZeroU32);
+
+const _: () = assert!(size_of::<Option<Holder>>() == 4);
+
+impl Holder {
+    const NO_POINTER: u32 = 1;
+    /// Bytes of the largest stack: the runtime gives 1,000,000,000 at most (`maxstacksize`, proc.go).
+    const LARGEST: u64 = (u32::MAX >> 2) as u64 - 2;
+
+    /// `unused` is at most [`Holder::LARGEST`].
+    fn new(owner: Owner, unused: Option<u32>) -> Holder {
+        let unused = unused.map_or(Self::NO_POINTER, |unused| unused + Self::NO_POINTER + 1);
+        let both = NonZeroU32::new(unused << 2 | owner as u32);
+        Holder(both.expect("the upper part is never zero"))
+    }
+
+    /// Bytes of the stack that are not used. `None`: all of it may be in use.
+    pub(super) fn unused(self) -> Option<u64> {
+        let unused = (self.0.get() >> 2).checked_sub(Self::NO_POINTER + 1);
+        unused.map(u64::from)
+    }
+
+    pub(super) fn owner(self) -> Owner {
+        let mut owners = Owner::ALL.into_iter();
+        let own = owners.find(|&owner| owner as u32 == self.0.get() & 3);
+        own.expect("there are four")
+    }
 }
 
-impl Stack {
-    const NO_POINTER: u32 = u32::MAX >> 2;
-
-    /// `pointer` lies in `lo..=hi`. `None` for a stack of 1 GiB and more, which is the most that the runtime gives
-    /// (`maxstacksize`, proc.go).
-    fn new(lo: u64, hi: u64, owner: Owner, pointer: Option<u64>) -> Option<Stack> {
-        let bytes = u32::try_from(hi - lo).ok();
-        let bytes = bytes.filter(|&bytes| bytes < Self::NO_POINTER)?;
-        let unused = pointer.map_or(Self::NO_POINTER, |pointer| (pointer - lo) as u32);
-        Some(Stack {
-            lo,
-            bytes,
-            unused_and_owner: unused << 2 | owner as u32,
-        })
-    }
-
+/// A stack that somebody has.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Stack {
+    /// The lowest byte.
+    lo: u64,
     /// One past the highest byte.
-    pub(super) fn hi(&self) -> u64 {
-        self.lo + u64::from(self.bytes)
+    hi: u64,
+    holder: Holder,
+}
+
+/// Who has which of the stacks in spans, by [`Span::stacks`].
+pub(super) struct Holders<'a> {
+    spans: &'a [Span],
+    of: Vec<Option<Holder>>,
+    /// Where the last one was put: the next is mostly in the same span, or in the one behind it.
+    near: usize,
+}
+
+impl<'a> Holders<'a> {
+    fn of_nobody(spans: &'a [Span]) -> Holders<'a> {
+        let all = spans.iter().map(|span| span.stacks().end).max();
+        Holders {
+            spans,
+            of: vec![None; all.unwrap_or(0)],
+            near: 0,
+        }
     }
 
-    /// Where it is used from, up to `hi`. `None`: all of it may be in use.
-    pub(super) fn pointer(&self) -> Option<u64> {
-        let unused = self.unused_and_owner >> 2;
-        (unused != Self::NO_POINTER).then_some(self.lo + u64::from(unused))
+    /// Those of the stacks of a span, in address order.
+    pub(super) fn of_span(&self, span: &Span) -> &[Option<Holder>] {
+        self.of.get(span.stacks()).unwrap_or_default()
     }
 
-    pub(super) fn owner(&self) -> Owner {
-        let mut owners = Owner::ALL.into_iter();
-        let own = owners.find(|&owner| owner as u32 == self.unused_and_owner & 3);
-        own.expect("there are four")
+    /// The span that an address lies in.
+    fn span_of(&mut self, address: u64) -> Option<&'a Span> {
+        let spans = self.spans;
+        let is_in = |index: usize| {
+            let span = spans.get(index)?;
+            (span.start <= address && address < span.end()).then_some((index, span))
+        };
+        let near = is_in(self.near).or_else(|| is_in(self.near + 1));
+        let (index, span) = near.or_else(|| {
+            let behind = spans.partition_point(|span| span.start <= address);
+            is_in(behind.checked_sub(1)?)
+        })?;
+        self.near = index;
+        Some(span)
+    }
+
+    /// Notes a stack. Those of threads may be mappings of their own, or lie elsewhere in the heap.
+    fn put(&mut self, stack: Stack) -> Result<(), Refusal> {
+        let Stack { lo, hi, holder } = stack;
+        let owner = holder.owner();
+        let span = self.span_of(lo);
+        let Some((span, Use::Stacks(stacks))) = span.map(|span| (span, &span.usage)) else {
+            return match owner {
+                Owner::Thread | Owner::Signals => Ok(()),
+                Owner::Goroutine | Owner::EndedGoroutine => Err(Refusal(format!(
+                    "the stack {lo:#x}..{hi:#x} of {} is in no span of stacks",
+                    owner.name()
+                ))),
+            };
+        };
+        let (behind, each) = (lo - span.start, stacks.each());
+        let fits = behind.is_multiple_of(each) && hi - lo == each;
+        let number = span.stacks().start + (behind / each) as usize;
+        match self.of.get_mut(number) {
+            Some(free @ None) if fits => *free = Some(holder),
+            _ => {
+                return Err(Refusal(format!(
+                    "the stack {lo:#x}..{hi:#x} of {} is none of the span of stacks at {:#x}",
+                    owner.name(),
+                    span.start
+                )));
+            }
+        }
+        Ok(())
     }
 }
 
@@ -95,10 +166,10 @@ impl Owner {
 }
 
 impl Program<'_> {
-    /// All stacks in address order. Those of threads may lie outside of the heap: the first thread's does,
-    /// and with cgo all do.
-    pub(super) fn stacks(&self) -> Result<Vec<Stack>, Refusal> {
-        let mut stacks = self.goroutines()?;
+    /// Who has the stacks of these spans.
+    pub(super) fn holders<'a>(&self, spans: &'a [Span]) -> Result<Holders<'a>, Refusal> {
+        let mut holders = Holders::of_nobody(spans);
+        self.goroutines(&mut holders)?;
         let mut seen = HashSet::new();
         let mut m = self.memory.u64(self.allm)?;
         while m != 0 {
@@ -113,21 +184,20 @@ impl Program<'_> {
                 if g != 0 {
                     let mut bytes = vec![0; self.fields.g_bytes as usize];
                     self.memory.read(g, &mut bytes)?;
-                    stacks.extend(self.stack(g, &bytes, Some(owner))?);
+                    let stack = self.stack(g, &bytes, Some(owner))?;
+                    stack.map_or(Ok(()), |stack| holders.put(stack))?;
                 }
             }
             m = self.number(m, self.fields.m_next)?;
         }
-        stacks.sort_unstable_by_key(|stack| stack.lo);
-        Ok(stacks)
+        Ok(holders)
     }
 
     /// The stacks of goroutines. Every `g` lies in a span of such, which is read as a whole: between the
     /// spans lie stacks, many times as long. The list leads to those of one span one after the other, as a rule.
-    fn goroutines(&self) -> Result<Vec<Stack>, Refusal> {
+    fn goroutines(&self, holders: &mut Holders) -> Result<(), Refusal> {
         let each = self.fields.g_bytes;
         let all = self.pointers(self.allgs, "allgs", LEAST_G)?;
-        let mut stacks = Vec::with_capacity(all.length());
         let mut bytes = Vec::new();
         for part in all.parts() {
             let mut part = part?;
@@ -142,12 +212,13 @@ impl Program<'_> {
                 for &g in now {
                     let at = (g - first) as usize;
                     let own = bytes.get(at..).unwrap_or_default();
-                    stacks.extend(self.stack(g, own, None)?);
+                    let stack = self.stack(g, own, None)?;
+                    stack.map_or(Ok(()), |stack| holders.put(stack))?;
                 }
                 rest = later;
             }
         }
-        Ok(stacks)
+        Ok(())
     }
 
     /// The stack of the `g` with these bytes, if it has one. It is a goroutine unless an owner is named.
@@ -178,7 +249,7 @@ impl Program<'_> {
                 "the g at {g:#x} has a stack from {lo:#x} to {hi:#x}"
             ))
         };
-        if hi <= lo {
+        if hi <= lo || hi - lo > Holder::LARGEST {
             return Err(wrong());
         }
         let first = self.threads.partition_point(|&pointer| pointer < lo);
@@ -196,8 +267,12 @@ impl Program<'_> {
             }
             _ => Some(saved).filter(|_| is_inside),
         };
-        let stack = Stack::new(lo, hi, owner, pointer);
-        stack.map(Some).ok_or_else(wrong)
+        let unused = pointer.map(|pointer| (pointer - lo) as u32);
+        Ok(Some(Stack {
+            lo,
+            hi,
+            holder: Holder::new(owner, unused),
+        }))
     }
 }
 

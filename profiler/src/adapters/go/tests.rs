@@ -346,6 +346,17 @@ fn what_does_not_fit_is_refused_with_its_name_and_address() {
 }
 
 #[test]
+fn a_stack_that_two_goroutines_have_is_refused() {
+    let mut world = World::new();
+    let stack = HEAP + 4 * PAGE;
+    world.fake.put(G + G_BYTES, stack);
+    world.fake.put(G + G_BYTES + 8, stack + PAGE);
+    let refusal = world.refusal();
+    let says = format!("{stack:#x}..{:#x} of an ended goroutine", stack + PAGE);
+    assert!(refusal.contains(&says), "{refusal}");
+}
+
+#[test]
 fn a_span_outside_of_the_arenas_is_refused() {
     let mut world = World::new();
     let far = HEAP + 2 * ARENA;
