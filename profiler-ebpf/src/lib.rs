@@ -111,7 +111,7 @@ pub mod names {
         ("enter_syscall_2", "exit_syscall_2"),
         ("enter_syscall_3", "exit_syscall_3"),
     ];
-    /// In place of the second, where the first is not attached.
+    /// In place of [`EXIT_SYSCALL`] where [`ENTER_SYSCALL`] is not attached.
     pub const EXIT_BY_REGISTERS: &str = "exit_by_registers";
     /// Attached to `task:task_newtask`.
     pub const NEWTASK: &str = "task_newtask";

@@ -18,7 +18,7 @@ use crate::{
     follow::{Caller, follow, followed_caller, follows_children},
     maps::write,
     registers::Registers,
-    syscalls::{IN_FLIGHT, given_stack},
+    syscalls::{IN_FLIGHT, cloned},
 };
 
 #[unsafe(no_mangle)]
@@ -63,7 +63,7 @@ pub fn task_newtask(ctx: TracePointContext) -> u32 {
         // SAFETY: only this thread inserts and removes its own key.
         let call = unsafe { IN_FLIGHT.get(caller.key()) };
         let stack = call.map_or((0, 0), |call| (call.args[1], call.args[2]));
-        let _ = try_newtask(&ctx, &caller, stack);
+        let _ = try_newtask(&ctx, &caller, |_| stack);
     }
     0
 }
@@ -73,28 +73,35 @@ pub fn task_newtask(ctx: TracePointContext) -> u32 {
 #[tracepoint]
 pub fn task_newtask_by_registers(ctx: TracePointContext) -> u32 {
     if let Some(caller) = followed_caller() {
-        let _ = try_newtask(&ctx, &caller, stack_in_registers());
+        let _ = try_newtask(&ctx, &caller, stack_in_registers);
     }
     0
 }
 
+/// Of the call that makes a task with these flags. A task that the kernel makes itself (an io_uring worker) may come right
+/// behind such a call, whose registers are still there.
 #[inline(always)]
-fn stack_in_registers() -> (u64, u64) {
-    match Registers::of_caller() {
-        Some(registers) if matches!(registers.call(), kind::CLONE | kind::CLONE3) => {
-            given_stack(registers.call(), &registers.arguments()).unwrap_or((0, 0))
-        }
+fn stack_in_registers(flags: u64) -> (u64, u64) {
+    let Some(registers) = Registers::of_caller() else {
+        return (0, 0);
+    };
+    let number = registers.call();
+    if number != kind::CLONE && number != kind::CLONE3 {
+        return (0, 0);
+    }
+    match cloned(number, &registers.arguments()) {
+        Ok([asked, stack, top]) if asked == flags => (stack, top),
         _ => (0, 0),
     }
 }
 
-/// `stack`: the lowest byte of what the call gives the child, and one past the highest; zeroes for fork, vfork and tasks that
-/// the kernel makes itself (io_uring workers).
+/// `stack`: of a task with these flags, the lowest byte of what the call gives it, and one past the highest; zeroes for fork,
+/// vfork and tasks that the kernel makes itself.
 #[inline(always)]
 fn try_newtask(
     ctx: &TracePointContext,
     caller: &Caller,
-    (stack, top): (u64, u64),
+    stack: impl FnOnce(u64) -> (u64, u64),
 ) -> Result<(), i32> {
     // SAFETY: the offsets are those that tracefs gives for this record.
     let (child, flags) = unsafe {
@@ -109,6 +116,7 @@ fn try_newtask(
         }
         follow(child);
     }
+    let (stack, top) = stack(flags);
     write(record(
         kind::NEWTASK,
         caller,

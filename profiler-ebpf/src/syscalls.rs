@@ -1,6 +1,6 @@
 //! `syscalls:sys_enter_*` and `sys_exit_*` of the calls that shape an address space.
 //!
-//! One program serves every entry and one every exit: both records carry the number of the call, so
+//! One program serves all entries and one all exits: both records carry the number of the call, so
 //! the number itself is the kind of the record. The arguments wait in [`IN_FLIGHT`] between the two,
 //! because only the exit knows whether the call succeeded and where the mapping went. Of `mmap` and `mprotect`, which
 //! every thread that is started needs, nobody asks when they began: [`exit_by_registers`] finds their arguments
@@ -36,8 +36,9 @@ const RESULT_OFFSET: usize = 16;
 /// `include/uapi/linux/prctl.h`
 const PR_SET_VMA: u64 = 0x5356_4d41;
 
-/// Offsets of `stack` and `stack_size` in `struct clone_args`
+/// Offsets of `flags`, `stack` and `stack_size` in `struct clone_args`
 /// (`include/uapi/linux/sched.h`), in words.
+const CLONE_ARGS_FLAGS: usize = 0;
 const CLONE_ARGS_STACK: usize = 5;
 const CLONE_ARGS_STACK_SIZE: usize = 6;
 
@@ -141,9 +142,8 @@ fn try_enter(ctx: &TracePointContext, caller: &Caller, call_stack: u32) -> Resul
             args[0] = stack[0];
         }
         kind::CLONE | kind::CLONE3 => {
-            let (stack, top) = given_stack(number, &args)?;
-            args[1] = stack;
-            args[2] = top;
+            let [flags, stack, top] = cloned(number, &args)?;
+            (args[0], args[1], args[2]) = (flags, stack, top);
         }
         _ => {}
     }
@@ -166,20 +166,24 @@ fn try_enter(ctx: &TracePointContext, caller: &Caller, call_stack: u32) -> Resul
     Ok(())
 }
 
-/// The stack that a `clone` or `clone3` with these arguments gives its child: the lowest byte, 0 if it is not told, and
-/// one past the highest.
+/// What a `clone` or `clone3` with these arguments asks for: flags, and the stack of the child: the lowest byte, 0 if it
+/// is not told, and one past the highest.
 #[inline(always)]
-pub fn given_stack(number: u32, args: &[u64; 6]) -> Result<(u64, u64), i32> {
+pub fn cloned(number: u32, args: &[u64; 6]) -> Result<[u64; 3], i32> {
     if number == kind::CLONE {
-        // clone(flags, top of the stack, …)
-        return Ok((0, args[1]));
+        // clone(flags, top of the stack, …); in the lowest byte of the flags is a signal (`CSIGNAL`).
+        return Ok([u64::from(args[0] as u32 & !0xff), 0, args[1]]);
     }
     // SAFETY: reads through a user pointer, which the helper checks. The smallest version of the struct holds these seven
     // words and one more.
     let clone_args = unsafe { bpf_probe_read_user(args[0] as *const [u64; 7])? };
     let stack = clone_args[CLONE_ARGS_STACK];
     let bytes = clone_args[CLONE_ARGS_STACK_SIZE];
-    Ok((stack, stack.wrapping_add(bytes)))
+    Ok([
+        clone_args[CLONE_ARGS_FLAGS],
+        stack,
+        stack.wrapping_add(bytes),
+    ])
 }
 
 /// Number and result of a call that returns. By plain loads: a helper for each would take longer than all the rest.
@@ -214,7 +218,13 @@ pub fn exit_by_registers(ctx: TracePointContext) -> u32 {
 #[inline(always)]
 fn try_exit_by_registers(ctx: &TracePointContext, caller: &Caller) -> Result<(), i32> {
     let (number, result) = returned(ctx);
-    if is_error(result) {
+    // A call that seccomp or a tracer keeps from being made has an end and no entry. What stands in the place of its result
+    // then, its own number for one (SECCOMP_RET_TRAP), mostly is none of such a call.
+    let is_made = match number {
+        kind::MMAP => result != 0 && result & 0xfff == 0,
+        _ => result == 0,
+    };
+    if is_error(result) || !is_made {
         return Ok(());
     }
     let registers = Registers::of_caller().ok_or(0)?;

@@ -154,7 +154,7 @@ impl Program<'_> {
             while to < slots.number() && free.contains(to) == is_free {
                 to += 1;
             }
-            let range = span.start + from * slots.each()..span.start + to * slots.each();
+            let range = span.slots(slots, from..to);
             let bytes = range.end - range.start;
             if is_free {
                 tally.free_slots += bytes;
@@ -166,7 +166,7 @@ impl Program<'_> {
             }
             from = to;
         }
-        let end = span.start + slots.number() * slots.each();
+        let end = span.slots(slots, 0..slots.number()).end;
         let bits = span.end() - self.collectors_bits(span, slots);
         tally.collector_bits += span.end() - bits;
         into.add(end..bits, Leaf::HeapFree);

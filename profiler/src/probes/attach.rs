@@ -1,6 +1,6 @@
 //! Loads the eBPF object and attaches its programs.
 //!
-//! Attaches to `syscalls:sys_{enter,exit}_*` of [`SYSCALLS`], `task:task_newtask`,
+//! Attaches to `syscalls:sys_enter_*`, `sys_exit_*` or both of [`SYSCALLS`], `task:task_newtask`,
 //! `sched:sched_process_exec` and `sched:sched_process_exit`; produces the ring of records that
 //! [`crate::events::decode`] understands.
 
@@ -290,12 +290,7 @@ impl Probes {
             true => CallStackProbe::attach(&mut ebpf, &mut states)?,
             false => None,
         };
-        // What is skipped at a kernel that preempts calls is done by another program, which finds in the table what was
-        // done; without the table, it could not.
-        let by_registers = !preempts_calls()
-            && [names::EXIT_BY_REGISTERS, names::NEWTASK_BY_REGISTERS]
-                .iter()
-                .all(|name| tracepoint(&mut ebpf, name).is_ok_and(|it| it.load().is_ok()));
+        let by_registers = load_by_registers(&mut ebpf, &mut states)?;
         let has_stack = |call: &&str| taken.is_some() && call_stacks::SYSCALLS.contains(call);
         let at_return =
             |call: &&str| by_registers && BY_REGISTERS.contains(call) && !has_stack(call);
@@ -426,6 +421,28 @@ fn attach_program(
     }
     let fd = program.fd().map_err(program_error)?;
     fd.try_clone().map_err(|error| kernel_error(&error))
+}
+
+/// Whether the programs are loaded that read arguments from registers. What is skipped on a kernel that preempts calls is
+/// done by another program, which finds in the table what was done; without the table, it could not.
+fn load_by_registers(ebpf: &mut Ebpf, states: &mut Vec<Probe>) -> Result<bool, AttachError> {
+    if preempts_calls() {
+        return Ok(false);
+    }
+    for name in [names::EXIT_BY_REGISTERS, names::NEWTASK_BY_REGISTERS] {
+        if let Err(error) = tracepoint(ebpf, name)?.load() {
+            let calls = [BY_REGISTERS, CLONES].concat().join(", ");
+            states.push(Probe {
+                name: "syscalls: arguments from registers".to_owned(),
+                state: ProbeState::Off,
+                reason: Some(format!(
+                    "{calls} are hooked at their entry, too; that is not needed from Linux 5.15 on: {error}"
+                )),
+            });
+            return Ok(false);
+        }
+    }
+    Ok(true)
 }
 
 pub(super) fn tracepoint<'a>(

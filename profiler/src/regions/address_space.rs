@@ -19,7 +19,8 @@
 //! began.** It is sound because a program can only mean memory whose address it already held when it
 //! made the call, and it held the address only after the call that made the memory had returned. The
 //! only other way for pieces to come under a call, the kernel reusing the address, is what the rule
-//! excludes. `MAP_FIXED` replaces whatever is there: it names an address that the program has kept
+//! excludes. (Where only the end of `mprotect` is hooked, it counts as having begun then. That would matter if somebody
+//! gave back what another thread is just protecting.) `MAP_FIXED` replaces whatever is there: it names an address that the program has kept
 //! reserved, so the kernel cannot have handed it to anyone else.
 //!
 //! When a new mapping arrives at an address that still seems taken, the removal is on its way. The

@@ -46,6 +46,12 @@ impl Span {
     pub(super) fn end(&self) -> u64 {
         self.start + self.bytes()
     }
+
+    /// The bytes of its slots from one up to another.
+    pub(super) fn slots(&self, slots: &Slots, numbers: Range<u64>) -> Range<u64> {
+        let each = slots.each(self.bytes());
+        self.start + numbers.start * each..self.start + numbers.end * each
+    }
 }
 
 /// What a span is used for.
@@ -82,8 +88,8 @@ impl Stacks {
 pub(super) struct Slots {
     /// Address of the bits, its lower half and its upper one: a `u64` would make a span of 40 bytes.
     bits: [u32; 2],
-    /// Words of eight bytes of each.
-    words: u32,
+    /// Bytes of the span behind the last slot. (Of each slot they may be more than a `u32` holds.)
+    rest: u32,
     number: u16,
     free_index: u16,
     taken: u16,
@@ -97,9 +103,9 @@ impl Slots {
         self.number.into()
     }
 
-    /// Bytes of each.
-    pub(super) fn each(&self) -> u64 {
-        8 * u64::from(self.words)
+    /// Bytes of each in a span of so many bytes.
+    fn each(&self, span_bytes: u64) -> u64 {
+        (span_bytes - u64::from(self.rest)) / self.number().max(1)
     }
 
     fn bits(&self) -> u64 {
@@ -236,17 +242,15 @@ impl Program<'_> {
                 let number = self.number(mspan, fields.mspan_slots)?;
                 let limit = self.number(mspan, fields.mspan_limit)?;
                 let class = self.number(mspan, fields.mspan_class)?;
-                let used = number.checked_mul(each);
                 let is_large = class & !NO_POINTERS == 0;
-                let fit = each >= 8 && used.is_some_and(|used| used <= bytes);
-                let (Ok(slots), Ok(words), true) =
-                    (u16::try_from(number), u32::try_from(each / 8), fit)
-                else {
+                let used = number.checked_mul(each).filter(|_| each >= 8);
+                let rest = used.and_then(|used| bytes.checked_sub(used));
+                let (Ok(slots), Some(rest)) = (u16::try_from(number), rest) else {
                     return wrong("has more slots than bytes");
                 };
-                if !each.is_multiple_of(8) {
-                    return wrong("has slots that do not begin with a word");
-                }
+                let Ok(rest) = u32::try_from(rest) else {
+                    return wrong("has slots that do not fit it");
+                };
                 if number == 0 || !(start..=end).contains(&limit) || is_large && number != 1 {
                     return wrong("has slots that do not fit it");
                 }
@@ -257,7 +261,7 @@ impl Program<'_> {
                 let bits = self.number(mspan, fields.mspan_alloc_bits)?;
                 Use::Heap(Slots {
                     bits: [bits as u32, (bits >> 32) as u32],
-                    words,
+                    rest,
                     number: slots,
                     free_index,
                     taken,
@@ -274,7 +278,7 @@ impl Program<'_> {
             {
                 let one = bytes == each;
                 let (Ok(each), Ok(taken)) = (each.try_into(), taken.try_into()) else {
-                    return wrong("counts more stacks than there are");
+                    return wrong("has stacks that do not fit it");
                 };
                 Use::Stacks(Stacks {
                     each,
@@ -321,20 +325,21 @@ impl Program<'_> {
     /// beside such bits: then this version of Go does it otherwise.
     pub(super) fn collectors_bits(&self, span: &Span, slots: &Slots) -> u64 {
         let has_bits = self.fields.mspan_large_type.is_some();
-        if !has_bits || slots.is_large || slots.each() > SMALL_OBJECT {
+        let each = slots.each(span.bytes());
+        if !has_bits || slots.is_large || each > SMALL_OBJECT {
             return 0;
         }
         let pointers = match slots.has_pointers {
             true => span.bytes() / 64,
             false => 0,
         };
-        let marks = match slots.each() >= INLINE_MARKED {
+        let marks = match each >= INLINE_MARKED {
             true => self.fields.inline_marks_bytes,
             false => 0,
         };
         let bits = pointers.saturating_add(marks);
         let room = span.bytes().checked_sub(bits);
-        match room.map(|room| room / slots.each()) == Some(slots.number()) {
+        match room.map(|room| room / each) == Some(slots.number()) {
             true => bits,
             false => 0,
         }

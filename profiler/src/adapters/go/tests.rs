@@ -346,6 +346,20 @@ fn what_does_not_fit_is_refused_with_its_name_and_address() {
 }
 
 #[test]
+fn one_object_may_be_as_large_as_memory() {
+    let mut world = World::new();
+    let pages = 5 << 20;
+    let large = MSPAN + MSPAN_BYTES;
+    world.fake.put(large + 0x18, HEAP + 16 * PAGE);
+    world.fake.put(large + 0x20, pages);
+    world.fake.put(large + 0x68, pages * PAGE);
+    world.fake.put(large + 0x70, HEAP + 16 * PAGE);
+    world.fake.put(MHEAP + 0x40, 1 + pages);
+    let (_, books) = world.divided().expect("a sound heap");
+    assert_eq!(books["heap_objects_bytes"], 6 * 512 + (40 << 30));
+}
+
+#[test]
 fn a_stack_that_two_goroutines_have_is_refused() {
     let mut world = World::new();
     let stack = HEAP + 4 * PAGE;
