@@ -1,11 +1,18 @@
 //! How the bytes of pages divide among leaves, where an adapter looked inside a heap or a stack.
 //!
 //! Only whole pages are resident, so all that is needed of an allocator's blocks is how many bytes of
-//! each page belong to which leaf. Pages that are divided alike are kept as one run: the blocks of a million
-//! tasks take some megabytes so, and a million stacks that are used alike next to nothing.
+//! each page belong to which leaf. Neighbours that are divided alike are kept as one run, and a page between others takes
+//! a number: heaps are divided in some hundreds of ways, which are kept once. The blocks of a million tasks take one or two
+//! megabytes so, and a million stacks that are used alike next to nothing.
 
-use std::{collections::BTreeMap, ops::Range};
+use std::{
+    collections::BTreeMap,
+    hash::{BuildHasher, RandomState},
+    iter::repeat_n,
+    ops::Range,
+};
 
+use hashbrown::HashTable;
 use serde::{Deserialize, Serialize};
 
 use super::Leaf;
@@ -14,112 +21,189 @@ use crate::{
     units::{PAGE, page_ceil, page_floor},
 };
 
-/// Bytes of one leaf on each page of a run.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+/// Bytes of one leaf on a page.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 struct Share {
     /// More than a page has are what [`Overlap`] tells of.
     bytes: u16,
     leaf: Leaf,
-    /// The next share is of other pages.
-    is_last: bool,
 }
 
-/// Pages one after the other that are divided alike. A million tasks make hundreds of thousands of runs.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+/// Pages one after the other, all divided in the same way or each in its own.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 struct Run {
     /// Number of the first page, its lower half and its upper one: a `u64` would stand at every eighth byte.
     page: [u32; 2],
     /// Up to 16 TiB.
     pages: u32,
+    /// The number of the way; with [`Run::EACH`], where those of its pages begin.
+    way: u32,
 }
 
 impl Run {
     /// Pages of the longest run.
     const LONGEST: u64 = u32::MAX as u64;
+    /// Each page has a way of its own.
+    const EACH: u32 = 1 << 31;
+    /// So many pages alike, in a run of pages with ways of their own, become a run by themselves.
+    const ALIKE: u32 = 8;
 
-    /// `pages` is at most [`Run::LONGEST`].
-    fn new(page: u64, pages: u64) -> Run {
-        debug_assert!(pages <= Self::LONGEST);
+    /// There are at most [`Run::LONGEST`] of them.
+    fn new(pages: Range<u64>, way: u32) -> Run {
+        let number = pages.end - pages.start;
+        debug_assert!(number <= Self::LONGEST);
         Run {
-            page: [page as u32, (page >> 32) as u32],
-            pages: pages as u32,
+            page: [pages.start as u32, (pages.start >> 32) as u32],
+            pages: number as u32,
+            way,
         }
     }
 
     /// Number of the first page.
-    fn page(self) -> u64 {
+    fn first(self) -> u64 {
         let [lower, upper] = self.page.map(u64::from);
         upper << 32 | lower
     }
 
-    fn pages(self) -> u64 {
-        self.pages.into()
-    }
-
     /// One past the last page.
     fn end(self) -> u64 {
-        self.page() + self.pages()
+        self.first() + u64::from(self.pages)
+    }
+
+    fn is_each(self) -> bool {
+        self.way & Self::EACH != 0
     }
 }
 
-/// Runs and the shares of each: 12 bytes a run and 4 a share.
+/// Pages, and the way in which each is divided. A million tasks have hundreds of thousands of pages that are divided as few
+/// others are next to them, but in some hundred ways in all; so such a page takes four bytes.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
-struct DividedRuns {
+struct DividedPages {
     runs: Vec<Run>,
-    /// Those of all runs, one after the other.
+    /// Ways of pages of runs that have one for each.
+    each: Vec<u32>,
+    /// Shares of all ways, one after the other.
     shares: Vec<Share>,
-    /// Where those of every [`STRIDE`]th run begin.
-    begins: Vec<usize>,
+    /// Where those of each way begin.
+    begins: Vec<u32>,
 }
 
-/// Shares are looked for from so many runs before.
-const STRIDE: usize = 16;
+impl DividedPages {
+    /// The shares of a way: not none, and in the order of leaves.
+    fn shares(&self, way: u32) -> &[Share] {
+        let begin = |way: usize| self.begins.get(way).map(|&at| at as usize);
+        let from = begin(way as usize).unwrap_or(self.shares.len());
+        let to = begin(way as usize + 1).unwrap_or(self.shares.len());
+        &self.shares[from..to]
+    }
 
-impl DividedRuns {
-    /// `shares` is not empty, and none but the last is one.
-    fn push(&mut self, run: Run, shares: &[Share]) {
-        if self.runs.len().is_multiple_of(STRIDE) {
-            self.begins.push(self.shares.len());
-        }
-        self.runs.push(run);
+    /// A way that is not there yet.
+    fn add_way(&mut self, shares: &[Share]) -> u32 {
+        let way = self.begins.len();
+        let begin = u32::try_from(self.shares.len()).expect("fewer than 2^32: 16 GiB");
+        self.begins.push(begin);
         self.shares.extend_from_slice(shares);
-        if let Some(last) = self.shares.last_mut() {
-            last.is_last = true;
+        way as u32
+    }
+
+    /// Pages that come behind all others, or anywhere.
+    fn push(&mut self, pages: Range<u64>, way: u32) {
+        let number = (pages.end - pages.start) as u32;
+        let last = self
+            .runs
+            .last_mut()
+            .filter(|last| last.end() == pages.start && last.pages.checked_add(number).is_some());
+        match last {
+            Some(last) if last.way == way => last.pages += number,
+            Some(last) if last.is_each() && number < Run::ALIKE => {
+                last.pages += number;
+                self.each.extend(repeat_n(way, number as usize));
+                self.part_alike();
+            }
+            Some(last) if last.pages < Run::ALIKE && number < Run::ALIKE => {
+                let begin = self.each.len() as u32;
+                debug_assert!(begin & Run::EACH == 0, "of 8 TiB, all resident");
+                self.each.extend(repeat_n(last.way, last.pages as usize));
+                self.each.extend(repeat_n(way, number as usize));
+                (last.pages, last.way) = (last.pages + number, begin | Run::EACH);
+            }
+            _ => self.runs.push(Run::new(pages, way)),
         }
     }
 
-    /// The runs from this one on, each with its shares.
-    fn from(&self, index: usize) -> impl Iterator<Item = (Run, &[Share])> {
-        let mark = index / STRIDE;
-        let runs = self.runs.get(mark * STRIDE..).unwrap_or_default();
-        let begin = self.begins.get(mark).copied().unwrap_or(self.shares.len());
-        let shares = self.shares.get(begin..).unwrap_or_default();
-        let shares = shares.chunk_by(|share, _| !share.is_last);
-        runs.iter().copied().zip(shares).skip(index % STRIDE)
-    }
-
-    fn iter(&self) -> impl Iterator<Item = (Run, &[Share])> {
-        self.from(0)
-    }
-
-    /// The last run, and its shares.
-    fn last(&self) -> Option<(Run, &[Share])> {
-        let run = *self.runs.last()?;
-        let (_, before) = self.shares.split_last()?;
-        let begin = before.iter().rposition(|share| share.is_last);
-        Some((run, &self.shares[begin.map_or(0, |index| index + 1)..]))
-    }
-
-    fn append(&mut self, other: DividedRuns) {
-        if self.runs.is_empty() {
-            *self = other;
+    /// Makes a run of the last pages, which have a way for each, where enough of them are alike.
+    fn part_alike(&mut self) {
+        let Some(last) = self.runs.last_mut() else {
+            return;
+        };
+        let Some(rest) = last.pages.checked_sub(Run::ALIKE) else {
+            return;
+        };
+        let kept = self.each.len() - Run::ALIKE as usize;
+        let way = self.each[kept];
+        if self.each[kept..].iter().any(|&it| it != way) {
             return;
         }
-        self.runs.reserve(other.runs.len());
-        self.shares.reserve(other.shares.len());
-        for (run, shares) in other.iter() {
-            self.push(run, shares);
+        let end = last.end();
+        last.pages = rest;
+        if rest == 0 {
+            self.runs.pop();
         }
+        self.each.truncate(kept);
+        self.runs
+            .push(Run::new(end - u64::from(Run::ALIKE)..end, way));
+    }
+
+    /// The way of a page of a run.
+    fn way(&self, run: Run, page: u64) -> u32 {
+        match run.is_each() {
+            true => self.each[(run.way & !Run::EACH) as usize + (page - run.first()) as usize],
+            false => run.way,
+        }
+    }
+
+    /// Pages of a run that are divided in one way, each time with its shares.
+    fn pieces(&self, run: Run, pages: Range<u64>) -> impl Iterator<Item = (Range<u64>, &[Share])> {
+        let end = pages.end;
+        let length = match run.is_each() {
+            true => 1,
+            false => end.saturating_sub(pages.start).max(1),
+        };
+        pages.step_by(length as usize).map(move |page| {
+            let way = self.way(run, page);
+            (page..(page + length).min(end), self.shares(way))
+        })
+    }
+
+    /// All pieces, run after run.
+    fn iter(&self) -> impl Iterator<Item = (Range<u64>, &[Share])> {
+        let runs = self.runs.iter().copied();
+        runs.flat_map(|run| self.pieces(run, run.first()..run.end()))
+    }
+
+    /// Every page is in one run.
+    fn is_in_order(&self) -> bool {
+        let follows = |pair: &[Run]| pair[0].end() <= pair[1].first();
+        self.runs.windows(2).all(follows)
+    }
+
+    /// The pieces in the order of their first pages.
+    fn sorted(&self) -> impl Iterator<Item = (Range<u64>, &[Share])> {
+        let pieces = |(index, run): (usize, &Run)| {
+            let number = if run.is_each() { run.pages } else { 1 };
+            (0..number).map(move |behind| (index as u32, behind))
+        };
+        let mut order: Vec<(u32, u32)> = self.runs.iter().enumerate().flat_map(pieces).collect();
+        let place = |&(index, behind): &(u32, u32)| {
+            let run = self.runs[index as usize];
+            (run, run.first() + u64::from(behind))
+        };
+        order.sort_unstable_by_key(|piece| place(piece).1);
+        order.into_iter().flat_map(move |piece| {
+            let (run, page) = place(&piece);
+            let end = if run.is_each() { page + 1 } else { run.end() };
+            self.pieces(run, page..end)
+        })
     }
 }
 
@@ -128,7 +212,7 @@ impl DividedRuns {
 pub struct Division {
     /// What each adapter found, none of it empty. In the order of pages, the shares of each in that of leaves; no page is in
     /// two runs of one layer.
-    layers: Vec<DividedRuns>,
+    layers: Vec<DividedPages>,
 }
 
 /// Ranges that lay claim to the same bytes: whoever gave them misread something.
@@ -185,11 +269,14 @@ impl Runs {
 /// Collects ranges of bytes; cheapest, in time and in memory, when they come in address order.
 #[derive(Debug, Default)]
 pub struct DivisionBuilder {
-    /// Runs in the order in which they came. None is divided as the one before it where they touch.
-    closed: DividedRuns,
-    /// The last one, to which bytes of its page are added.
-    open: Run,
-    /// Its shares; empty where none is open.
+    /// Pages in the order in which they came.
+    closed: DividedPages,
+    /// Numbers of the ways, by their shares.
+    known: HashTable<u32>,
+    hashes: RandomState,
+    /// The last pages, to which bytes are added.
+    open: Range<u64>,
+    /// Their shares; empty where none are open.
     shares: Vec<Share>,
 }
 
@@ -221,7 +308,7 @@ impl DivisionBuilder {
         if pages == 0 || bytes == 0 {
             return;
         }
-        let run = Run::new(page, pages);
+        let run = page..page + pages;
         let bytes = u16::try_from(bytes).unwrap_or(u16::MAX);
         // The blocks of one page mostly come one after the other, of two or three leaves.
         if self.open != run || pages != 1 {
@@ -231,62 +318,70 @@ impl DivisionBuilder {
         self.share(bytes, leaf);
     }
 
-    /// More bytes on each page of the open run.
+    /// More bytes on each of the open pages.
     fn share(&mut self, bytes: u16, leaf: Leaf) {
         match self.shares.iter_mut().find(|share| share.leaf == leaf) {
             Some(share) => share.bytes = share.bytes.saturating_add(bytes),
-            None => self.shares.push(Share {
-                bytes,
-                leaf,
-                is_last: false,
-            }),
+            None => self.shares.push(Share { bytes, leaf }),
         }
     }
 
-    /// The last run is complete: it joins the one before where both are divided alike.
+    /// The open pages are complete.
     fn close(&mut self) {
-        let (run, shares) = (self.open, &mut self.shares);
-        if shares.is_empty() {
+        if self.shares.is_empty() {
             return;
         }
-        shares.sort_unstable_by_key(|share| share.leaf);
-        let alike =
-            |(one, other): (&Share, &Share)| (one.bytes, one.leaf) == (other.bytes, other.leaf);
-        let joined = self.closed.last().and_then(|(before, others)| {
-            let pages = before.pages() + run.pages();
-            (before.end() == run.page()
-                && pages <= Run::LONGEST
-                && others.len() == shares.len()
-                && others.iter().zip(shares.iter()).all(alike))
-            .then(|| Run::new(before.page(), pages))
-        });
-        match (joined, self.closed.runs.last_mut()) {
-            (Some(joined), Some(last)) => *last = joined,
-            _ => self.closed.push(run, shares),
-        }
+        self.shares.sort_unstable_by_key(|share| share.leaf);
+        let mut shares = std::mem::take(&mut self.shares);
+        self.push(self.open.clone(), &shares);
         shares.clear();
+        self.shares = shares;
+    }
+
+    /// Pages, and their shares in the order of leaves.
+    fn push(&mut self, pages: Range<u64>, shares: &[Share]) {
+        let hash = self.hashes.hash_one(shares);
+        let known = self
+            .known
+            .find(hash, |&way| self.closed.shares(way) == shares);
+        let way = known.copied().unwrap_or_else(|| {
+            let way = self.closed.add_way(shares);
+            let hash_of = |&way: &u32| self.hashes.hash_one(self.closed.shares(way));
+            self.known.insert_unique(hash, way, hash_of);
+            way
+        });
+        self.closed.push(pages, way);
     }
 
     /// Takes over what another has collected, whose last page may be added to.
     pub fn append_builder(&mut self, other: DivisionBuilder) {
         self.close();
-        self.closed.append(other.closed);
+        if self.closed.runs.is_empty() {
+            *self = other;
+            return;
+        }
+        self.closed.runs.reserve(other.closed.runs.len());
+        self.closed.each.reserve(other.closed.each.len());
+        for (pages, shares) in other.closed.iter() {
+            self.push(pages, shares);
+        }
         (self.open, self.shares) = (other.open, other.shares);
     }
 
     /// The division; refused when ranges overlap, as far as that shows: by page.
     pub fn build(mut self) -> Result<Division, Overlap> {
         self.close();
-        let mut divided = match is_in_order(&self.closed) {
+        let mut divided = match self.closed.is_in_order() {
             true => self.closed,
-            false => sweep(self.closed)?,
+            false => sweep(&self.closed)?,
         };
-        if let Some((run, _)) = divided.iter().find(|(_, shares)| claimed(shares) > PAGE) {
+        if let Some((pages, _)) = divided.iter().find(|(_, shares)| claimed(shares) > PAGE) {
             return Err(Overlap {
-                address: run.page() * PAGE,
+                address: pages.start * PAGE,
             });
         }
         divided.runs.shrink_to_fit();
+        divided.each.shrink_to_fit();
         divided.shares.shrink_to_fit();
         divided.begins.shrink_to_fit();
         let layers = Vec::from_iter((!divided.runs.is_empty()).then_some(divided));
@@ -299,21 +394,12 @@ fn claimed(shares: &[Share]) -> u64 {
     shares.iter().map(|share| u64::from(share.bytes)).sum()
 }
 
-/// Every page is in one run.
-fn is_in_order(divided: &DividedRuns) -> bool {
-    let follows = |pair: &[Run]| pair[0].end() <= pair[1].page();
-    divided.runs.windows(2).all(follows)
-}
-
-/// Cuts runs that came in any order where others begin and end.
-fn sweep(divided: DividedRuns) -> Result<DividedRuns, Overlap> {
-    let mut order: Vec<u32> = (0..divided.runs.len() as u32).collect();
-    order.sort_unstable_by_key(|&index| divided.runs[index as usize].page());
-    let run = |&index| divided.from(index as usize).next().expect("there is one");
+/// Cuts pieces that came in any order where others begin and end.
+fn sweep(divided: &DividedPages) -> Result<DividedPages, Overlap> {
     let mut swept = DivisionBuilder::default();
-    cut(order.iter().map(run), |run, shares| {
+    cut(divided.sorted(), |pages, shares| {
         swept.close();
-        swept.open = run;
+        swept.open = pages;
         shares
             .flatten()
             .for_each(|share| swept.share(share.bytes, share.leaf));
@@ -322,24 +408,24 @@ fn sweep(divided: DividedRuns) -> Result<DividedRuns, Overlap> {
     Ok(swept.closed)
 }
 
-/// Cuts runs that come in the order of their first pages where others begin and end, and gives each piece with the
+/// Cuts pieces that come in the order of their first pages where others begin and end, and gives each part with the
 /// shares of all that have it.
 fn cut<'a>(
-    coming: impl Iterator<Item = (Run, &'a [Share])>,
-    mut each: impl FnMut(Run, &mut dyn Iterator<Item = &'a [Share]>),
+    coming: impl Iterator<Item = (Range<u64>, &'a [Share])>,
+    mut each: impl FnMut(Range<u64>, &mut dyn Iterator<Item = &'a [Share]>),
 ) -> Result<(), Overlap> {
     let mut coming = coming.peekable();
-    let mut here: Vec<(Run, &[Share])> = Vec::new();
+    let mut here: Vec<(Range<u64>, &[Share])> = Vec::new();
     let mut page = 0;
     loop {
-        here.retain(|(run, _)| run.end() > page);
+        here.retain(|(pages, _)| pages.end > page);
         if here.is_empty() {
             let Some((next, _)) = coming.peek() else {
                 return Ok(());
             };
-            page = next.page();
+            page = next.start;
         }
-        while let Some(next) = coming.next_if(|(run, _)| run.page() == page) {
+        while let Some(next) = coming.next_if(|(pages, _)| pages.start == page) {
             here.push(next);
         }
         let of_all = here.iter().map(|(_, shares)| claimed(shares));
@@ -350,13 +436,10 @@ fn cut<'a>(
         }
         let ends = here
             .iter()
-            .map(|(run, _)| run.end())
-            .chain(coming.peek().map(|(run, _)| run.page()));
+            .map(|(pages, _)| pages.end)
+            .chain(coming.peek().map(|(pages, _)| pages.start));
         let end = ends.min().expect("not empty");
-        each(
-            Run::new(page, end - page),
-            &mut here.iter().map(|(_, shares)| *shares),
-        );
+        each(page..end, &mut here.iter().map(|(_, shares)| *shares));
         page = end;
     }
 }
@@ -373,7 +456,7 @@ impl Division {
         let layers: Vec<_> = divisions.into_iter().flat_map(|it| it.layers).collect();
         let mut coming: Vec<_> = layers.iter().map(|it| it.iter().peekable()).collect();
         let lowest_first = std::iter::from_fn(move || {
-            let page = |(run, _): &(Run, &[Share])| run.page();
+            let page = |(pages, _): &(Range<u64>, &[Share])| pages.start;
             let next = coming
                 .iter_mut()
                 .filter_map(|layer| Some((layer.peek().map(page)?, layer)));
@@ -390,13 +473,14 @@ impl Division {
         let (first, end) = (resident.start / PAGE, resident.end / PAGE);
         for layer in &self.layers {
             let from = layer.runs.partition_point(|run| run.end() <= first);
-            if layer.runs.get(from).is_none_or(|run| run.page() >= end) {
-                continue;
-            }
-            for (run, shares) in layer.from(from).take_while(|(run, _)| run.page() < end) {
-                let pages = run.end().min(end) - run.page().max(first);
-                for share in shares {
-                    *bytes.entry(share.leaf).or_default() += pages * u64::from(share.bytes);
+            let runs = layer.runs.iter().skip(from);
+            for run in runs.take_while(|run| run.first() < end) {
+                let inside = run.first().max(first)..run.end().min(end);
+                for (pages, shares) in layer.pieces(*run, inside) {
+                    for share in shares {
+                        *bytes.entry(share.leaf).or_default() +=
+                            (pages.end - pages.start) * u64::from(share.bytes);
+                    }
                 }
             }
         }
@@ -430,9 +514,10 @@ mod tests {
         builder.build()
     }
 
-    /// Runs and shares of each layer.
-    fn lengths(division: &Division) -> Vec<(usize, usize)> {
-        let of_layer = |layer: &DividedRuns| (layer.runs.len(), layer.shares.len());
+    /// Runs, ways of single pages, and ways of each layer.
+    fn lengths(division: &Division) -> Vec<(usize, usize, usize)> {
+        let of_layer =
+            |layer: &DividedPages| (layer.runs.len(), layer.each.len(), layer.begins.len());
         division.layers.iter().map(of_layer).collect()
     }
 
@@ -577,7 +662,7 @@ mod tests {
             builder.build().expect("nothing overlaps")
         };
         let division = stacks(&mut (0..20_000));
-        assert_eq!(lengths(&division), [(1, 2)]);
+        assert_eq!(lengths(&division), [(1, 0, 1)]);
         assert_eq!(stacks(&mut (0..20_000).rev()), division);
         assert_eq!(
             division.leaves(0x10_1000..0x10_3000),
@@ -586,6 +671,41 @@ mod tests {
                 (Leaf::TaskStackUnused, 4 * 1800)
             ]
         );
+    }
+
+    #[test]
+    fn pages_that_are_divided_each_in_its_way_take_a_number_each_until_they_are_alike() {
+        let used = [1, 2, 1, 3, 3, 2].into_iter().chain([5; 1000]);
+        let ranges: Vec<_> = (10..)
+            .zip(used)
+            .map(|(page, used)| (page * PAGE..page * PAGE + 8 * used, Leaf::MallocUsed))
+            .collect();
+        let division = built(&ranges).expect("nothing overlaps");
+        assert_eq!(lengths(&division), [(2, 6, 4)]);
+        assert_eq!(
+            division.leaves(11 * PAGE..14 * PAGE),
+            [(Leaf::MallocUsed, 8 * (2 + 1 + 3))]
+        );
+        assert_eq!(
+            division.leaves(15 * PAGE..2000 * PAGE),
+            [(Leaf::MallocUsed, 8 * (2 + 1000 * 5))]
+        );
+        // In two parts, of which the second knows nothing of the first one's ways.
+        let (first, rest) = ranges.split_at(3);
+        let builder = |ranges: &[(Range<u64>, Leaf)]| {
+            let mut builder = DivisionBuilder::default();
+            for (range, leaf) in ranges {
+                builder.add(range.clone(), *leaf);
+            }
+            builder
+        };
+        let mut both = builder(first);
+        both.append_builder(builder(rest));
+        let both = both.build().expect("nothing overlaps");
+        for page in (9 * PAGE..1100 * PAGE).step_by(PAGE as usize) {
+            let page = page..page + PAGE;
+            assert_eq!(both.leaves(page.clone()), division.leaves(page));
+        }
     }
 
     #[test]
@@ -598,7 +718,7 @@ mod tests {
             .collect();
         ranges.push((2 * PAGE + 2048..3 * PAGE, Leaf::HeapFree));
         let division = built(&ranges).expect("nothing overlaps");
-        assert_eq!(lengths(&division), [(3, 4)]);
+        assert_eq!(lengths(&division), [(1, 4, 2)]);
         assert_eq!(division.leaves(PAGE..2 * PAGE), [(Leaf::MallocUsed, 2048)]);
         assert_eq!(
             division.leaves(2 * PAGE..4 * PAGE),
