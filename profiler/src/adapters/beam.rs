@@ -30,8 +30,9 @@ use super::{
 use crate::classify::{Leaf, division::DivisionBuilder, place::Region, runtime::Runtime};
 use carriers::{Block, Carrier, Holder, Instance};
 use machine::Machine;
-use processes::{Processes, Span};
+use processes::{Heaps, Processes, Span};
 use std::{
+    iter::{self, Peekable},
     ops::Range,
     sync::{Mutex, PoisonError},
 };
@@ -94,45 +95,36 @@ fn divide_machine(
         memory: memory.shared(),
         regions,
     };
-    let processes = Mutex::new(Processes::with_room(table.len()));
+    let (with_heaps, without): (Vec<&Carrier>, Vec<&Carrier>) = others
+        .into_iter()
+        .partition(|carrier| carrier.holds_heaps());
+    let heaps = Mutex::new(Heaps::none_in(with_heaps, table.len()));
     work.on_all(&shares, into, |found, memory, (carrier, share)| {
         let mut its = Processes::default();
-        found.carrier(memory, carrier, &[])?;
+        found.carrier(memory, carrier, iter::empty())?;
         for process in *share {
             its.add(memory, *process)?;
         }
         // A thread that panics takes all of this with it.
-        let mut all = processes.lock().unwrap_or_else(PoisonError::into_inner);
-        all.append(its);
-        Ok(())
+        heaps
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .take(its)
     })?;
-    let mut processes = processes
-        .into_inner()
-        .unwrap_or_else(PoisonError::into_inner);
+    drop(shares);
     drop(table);
-    let spans = processes.take_spans()?;
-    let heaps: Vec<&Carrier> = others
-        .iter()
-        .copied()
-        .filter(|it| it.holds_heaps())
-        .collect();
-    let mut shares = self::shares(&spans, |span| span.heap, &heaps).map_err(|heap| {
-        Refusal(format!(
-            "the heap of a process at {heap:#x} is in no carrier"
-        ))
+    let mut heaps = heaps.into_inner().unwrap_or_else(PoisonError::into_inner);
+    heaps.sort()?;
+    let shares: Vec<_> = heaps.by_carrier().collect();
+    work.on_all(&shares, into, |found, memory, (carrier, own)| {
+        found.carrier(memory, carrier, own.spans())
     })?;
-    shares.extend(
-        others
-            .iter()
-            .filter(|it| !it.holds_heaps())
-            .map(|it| (*it, &[] as &[Span])),
-    );
-    work.on_all(&shares, into, |found, memory, (carrier, spans)| {
-        found.carrier(memory, carrier, spans)
+    work.on_all(&without, into, |found, memory, carrier| {
+        found.carrier(memory, carrier, iter::empty())
     })?;
     let mut books = books_of(&carriers, &instances);
     cached_segments(memory, regions, &carriers, &instances, into, &mut books);
-    processes.into_books(&spans, &mut books);
+    heaps.into_books(&mut books);
     Ok(books)
 }
 
@@ -219,8 +211,9 @@ impl Found<'_> {
         &mut self,
         memory: &Memory,
         carrier: &Carrier,
-        mut spans: &[Span],
+        spans: impl Iterator<Item = Span>,
     ) -> Result<(), Refusal> {
+        let mut spans = spans.peekable();
         let ours = lies_in_ours(self.regions, carrier.start..carrier.end);
         let leaf = match carrier.holder {
             // What of it is whose cannot be told: its blocks keep the leaf of the region.
@@ -237,14 +230,14 @@ impl Found<'_> {
         carriers::walk(memory, carrier, |block| {
             self.block(&block, &mut spans, leaf, ours)
         })?;
-        spans.first().map_or(Ok(()), |span| Err(no_block(span)))
+        spans.next().map_or(Ok(()), |span| Err(no_block(&span)))
     }
 
     /// A block, which may be the next of these heaps.
     fn block(
         &mut self,
         block: &Block,
-        spans: &mut &[Span],
+        spans: &mut Peekable<impl Iterator<Item = Span>>,
         leaf: Option<Leaf>,
         ours: bool,
     ) -> Result<(), Refusal> {
@@ -253,13 +246,10 @@ impl Found<'_> {
             self.add(ours, block.start..end, Leaf::HeapFree);
             return Ok(());
         }
-        if let Some((span, rest)) = spans.split_first()
-            && span.heap <= block.data()
-        {
+        if let Some(span) = spans.next_if(|span| span.heap <= block.data()) {
             if span.heap < block.data() || span.hend() > end {
-                return Err(no_block(span));
+                return Err(no_block(&span));
             }
-            *spans = rest;
             self.add(ours, block.start..span.htop(), Leaf::HeapObjects);
             self.add(ours, span.htop()..span.stop(), Leaf::HeapFree);
             self.add(ours, span.stop()..span.hend(), Leaf::TaskStack);

@@ -1,10 +1,13 @@
 //! The table of processes, and where each has its heap and its stack.
 
+use indexmap::IndexSet;
+
 use super::{
     super::{
         Books, Refusal,
         memory::{Memory, Words},
     },
+    carriers::Carrier,
     machine::{Machine, PROCESS_BYTES},
 };
 
@@ -36,22 +39,39 @@ const STATE: usize = 640;
 const BUSY: u32 = (1 << 4 | 1 << 5 | 1 << 9 | 1 << 11 | 1 << 15 | 1 << 23 | 1 << 24) << 6;
 
 /// The heap and the stack of a process, or its old heap, which has no stack: `stop` and `hend` are equal
-/// then. The bytes between `htop` and `stop` hold nothing. There are as many as tasks, so each takes 24 bytes.
+/// then. The bytes between `htop` and `stop` hold nothing.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Span {
     pub(super) heap: u64,
-    /// How far the others are behind `heap`, in words.
+    shape: Shape,
+}
+
+/// How far `htop`, `stop` and `hend` are behind `heap`, in words of eight bytes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+struct Shape {
     htop: u32,
     stop: u32,
     hend: u32,
 }
 
-/// What is known of the processes.
-#[derive(Debug, Default, PartialEq, Eq)]
+/// Processes that have been read.
+#[derive(Debug, Default)]
 pub(super) struct Processes {
     spans: Vec<Span>,
     count: u64,
     /// Those that run, or collect, or end: their memory stays undivided.
+    undivided: u64,
+}
+
+/// The heaps of all processes. There are as many as tasks, so each takes eight bytes; tasks are alike, and so are the
+/// shapes of their heaps, which are kept once.
+pub(super) struct Heaps<'a> {
+    /// The carriers that may hold heaps, in address order, each with the words in those before it.
+    carriers: Vec<(&'a Carrier, u64)>,
+    /// Of each heap: above [`Heaps::SHAPE_BITS`] the words of all carriers before it, below them its shape.
+    places: Vec<u64>,
+    shapes: IndexSet<Shape>,
+    count: u64,
     undivided: u64,
 }
 
@@ -96,14 +116,6 @@ pub(super) fn table(memory: &Memory, machine: &Machine) -> Result<Vec<u64>, Refu
 }
 
 impl Processes {
-    /// None yet.
-    pub(super) fn with_room(processes: usize) -> Processes {
-        Processes {
-            spans: Vec::with_capacity(processes),
-            ..Processes::default()
-        }
-    }
-
     /// Reads a process.
     pub(super) fn add(&mut self, memory: &Memory, process: u64) -> Result<(), Refusal> {
         let mut bytes = [0; PROCESS_BYTES as usize];
@@ -135,50 +147,144 @@ impl Processes {
         self.spans.extend(old_span);
         Ok(())
     }
+}
 
-    /// Takes over others.
-    pub(super) fn append(&mut self, mut other: Processes) {
-        self.spans.append(&mut other.spans);
-        self.count += other.count;
-        self.undivided += other.undivided;
-    }
+impl<'a> Heaps<'a> {
+    const SHAPE_BITS: u32 = 24;
 
-    /// Heaps and old heaps, in address order.
-    pub(super) fn take_spans(&mut self) -> Result<Vec<Span>, Refusal> {
-        let mut spans = std::mem::take(&mut self.spans);
-        spans.sort_unstable_by_key(|span| span.heap);
-        match spans.windows(2).find(|it| it[0].hend() > it[1].heap) {
-            None => Ok(spans),
-            Some(pair) => Err(Refusal(format!(
-                "two processes have the heap at {:#x}",
-                pair[1].heap
-            ))),
+    /// None yet, in carriers that come in address order; with room for so many.
+    pub(super) fn none_in(
+        carriers: impl IntoIterator<Item = &'a Carrier>,
+        room: usize,
+    ) -> Heaps<'a> {
+        let mut before = 0;
+        let each = |carrier: &'a Carrier| {
+            let own = (carrier, before);
+            before += carrier.bytes() / 8;
+            own
+        };
+        Heaps {
+            carriers: carriers.into_iter().map(each).collect(),
+            places: Vec::with_capacity(room),
+            shapes: IndexSet::new(),
+            count: 0,
+            undivided: 0,
         }
     }
 
-    /// Adds the sums over these processes and their heaps.
-    pub(super) fn into_books(self, spans: &[Span], books: &mut Books) {
-        let sum = |of: fn(&Span) -> u64| spans.iter().map(of).sum::<u64>();
+    /// Takes over what has been read.
+    pub(super) fn take(&mut self, processes: Processes) -> Result<(), Refusal> {
+        self.count += processes.count;
+        self.undivided += processes.undivided;
+        for Span { heap, shape } in processes.spans {
+            let behind = |(carrier, _): &(&Carrier, u64)| carrier.end <= heap;
+            let carrier = self.carriers.get(self.carriers.partition_point(behind));
+            let Some((carrier, before)) = carrier.filter(|(carrier, _)| carrier.start <= heap)
+            else {
+                return Err(Refusal(format!(
+                    "the heap of a process at {heap:#x} is in no carrier"
+                )));
+            };
+            let words = before + (heap - carrier.start) / 8;
+            let (shape, _) = self.shapes.insert_full(shape);
+            if shape >> Self::SHAPE_BITS != 0 || words >> (u64::BITS - Self::SHAPE_BITS) != 0 {
+                return Err(Refusal(format!(
+                    "the heaps of processes have {shape} shapes and more, or lie behind {words} words"
+                )));
+            }
+            self.places.push(words << Self::SHAPE_BITS | shape as u64);
+        }
+        Ok(())
+    }
+
+    /// Puts them in address order. None may be where another is.
+    pub(super) fn sort(&mut self) -> Result<(), Refusal> {
+        self.places.sort_unstable();
+        let overlaps = |pair: &&[u64]| {
+            let [(words, shape), (next, _)] = [pair[0], pair[1]].map(|place| self.part(place));
+            words + u64::from(shape.hend) > next
+        };
+        let Some(pair) = self.places.windows(2).find(overlaps) else {
+            return Ok(());
+        };
+        let words = self.part(pair[1]).0;
+        let index = self
+            .carriers
+            .partition_point(|(_, before)| *before <= words);
+        let at = index.checked_sub(1).map_or(0, |index| {
+            let (carrier, before) = self.carriers[index];
+            carrier.start + 8 * (words - before)
+        });
+        Err(Refusal(format!("two processes have the heap at {at:#x}")))
+    }
+
+    /// The words before a heap, and its shape.
+    fn part(&self, place: u64) -> (u64, Shape) {
+        let shape = place & ((1 << Self::SHAPE_BITS) - 1);
+        (place >> Self::SHAPE_BITS, self.shapes[shape as usize])
+    }
+
+    /// Each carrier, and which of the heaps are in it, once they are sorted.
+    pub(super) fn by_carrier(&self) -> impl Iterator<Item = (&'a Carrier, InCarrier<'_>)> {
+        self.carriers.iter().map(|&(carrier, before)| {
+            let end = before + carrier.bytes() / 8;
+            let from = |words: u64| {
+                let is_before = |place: &u64| place >> Self::SHAPE_BITS < words;
+                self.places.partition_point(is_before)
+            };
+            let own = InCarrier {
+                heaps: self,
+                places: &self.places[from(before)..from(end)],
+                start: carrier.start,
+                before,
+            };
+            (carrier, own)
+        })
+    }
+
+    /// Adds the sums over the processes and their heaps.
+    pub(super) fn into_books(self, books: &mut Books) {
+        let sum = |of: fn(Shape) -> u32| {
+            let words = |&place: &u64| u64::from(of(self.part(place).1));
+            8 * self.places.iter().map(words).sum::<u64>()
+        };
         books.extend([
             ("processes".into(), self.count),
             ("processes_undivided".into(), self.undivided),
-            (
-                "process_heap_bytes".into(),
-                sum(|span| span.hend() - span.heap),
-            ),
-            (
-                "process_objects_bytes".into(),
-                sum(|span| span.htop() - span.heap),
-            ),
+            ("process_heap_bytes".into(), sum(|shape| shape.hend)),
+            ("process_objects_bytes".into(), sum(|shape| shape.htop)),
             (
                 "process_gap_bytes".into(),
-                sum(|span| span.stop() - span.htop()),
+                sum(|shape| shape.stop - shape.htop),
             ),
             (
                 "process_stack_bytes".into(),
-                sum(|span| span.hend() - span.stop()),
+                sum(|shape| shape.hend - shape.stop),
             ),
         ]);
+    }
+}
+
+/// The heaps in one carrier.
+#[derive(Clone, Copy)]
+pub(super) struct InCarrier<'a> {
+    heaps: &'a Heaps<'a>,
+    places: &'a [u64],
+    /// First byte of the carrier, and the words of the carriers before it.
+    start: u64,
+    before: u64,
+}
+
+impl InCarrier<'_> {
+    /// In address order.
+    pub(super) fn spans(&self) -> impl Iterator<Item = Span> {
+        self.places.iter().map(|&place| {
+            let (words, shape) = self.heaps.part(place);
+            Span {
+                heap: self.start + 8 * (words - self.before),
+                shape,
+            }
+        })
     }
 }
 
@@ -193,21 +299,23 @@ impl Span {
         let (htop, stop, hend) = (htop?, stop?, hend.filter(|&words| words > 0)?);
         Some(Span {
             heap,
-            htop,
-            stop,
-            hend,
+            shape: Shape { htop, stop, hend },
         })
     }
 
     pub(super) fn htop(&self) -> u64 {
-        self.heap + 8 * u64::from(self.htop)
+        self.behind(self.shape.htop)
     }
 
     pub(super) fn stop(&self) -> u64 {
-        self.heap + 8 * u64::from(self.stop)
+        self.behind(self.shape.stop)
     }
 
     pub(super) fn hend(&self) -> u64 {
-        self.heap + 8 * u64::from(self.hend)
+        self.behind(self.shape.hend)
+    }
+
+    fn behind(&self, words: u32) -> u64 {
+        self.heap + 8 * u64::from(words)
     }
 }

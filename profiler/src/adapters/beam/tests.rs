@@ -352,6 +352,29 @@ fn a_heap_that_is_no_block_is_refused() {
 }
 
 #[test]
+fn a_heap_that_two_processes_have_and_one_outside_of_all_carriers_are_refused() {
+    let second = PROCESSES + HEADER + 8 + 784;
+    let own = HEAPS + HEADER + 0x108;
+    for (heap, says) in [
+        (
+            own + 8,
+            format!("two processes have the heap at {:#x}", own + 8),
+        ),
+        (HEAPS - 8, format!("at {:#x} is in no carrier", HEAPS - 8)),
+        (1 << 50, format!("at {:#x} is in no carrier", 1_u64 << 50)),
+    ] {
+        let mut scene = two_processes();
+        for (offset, word) in [(80, heap), (88, heap + 8), (128, heap), (136, heap + 8)] {
+            scene.fake.put(second + offset, word);
+        }
+        scene.fake.put(second + 152, 1);
+        scene.fake.put(second + 640, 0);
+        let refusal = scene.divided().expect_err("not its own heap");
+        assert!(refusal.0.contains(&says), "{says}: {refusal}");
+    }
+}
+
+#[test]
 fn an_executable_without_the_symbols_is_refused() {
     let own = std::fs::read("/proc/self/exe").expect("we have a file");
     let refusal = Machine::in_file(&own, 0x5555_0000_0000).expect_err("no BEAM");
