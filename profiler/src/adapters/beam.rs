@@ -86,11 +86,8 @@ fn divide_machine(
     let (with_processes, others): (Vec<&Carrier>, Vec<&Carrier>) = carriers
         .iter()
         .partition(|carrier| instances[carrier.instance].number == FIX);
-    let shares = shares(&table, |process| *process, &with_processes).map_err(|process| {
-        Refusal(format!(
-            "the process at {process:#x} is in no carrier of fix_alloc"
-        ))
-    })?;
+    let number = table.len();
+    let places = places(table, &with_processes)?;
     let work = Work {
         memory: memory.shared(),
         regions,
@@ -98,12 +95,12 @@ fn divide_machine(
     let (with_heaps, without): (Vec<&Carrier>, Vec<&Carrier>) = others
         .into_iter()
         .partition(|carrier| carrier.holds_heaps());
-    let heaps = Mutex::new(Heaps::none_in(with_heaps, table.len()));
-    work.on_all(&shares, into, |found, memory, (carrier, share)| {
+    let heaps = Mutex::new(Heaps::none_in(with_heaps, number));
+    work.on_all(&places.by_carrier, into, |found, memory, (carrier, own)| {
         let mut its = Processes::default();
         found.carrier(memory, carrier, iter::empty())?;
-        for process in *share {
-            its.add(memory, *process)?;
+        for &words in &places.words[own.clone()] {
+            its.add(memory, carrier.start + 8 * u64::from(words))?;
         }
         // A thread that panics takes all of this with it.
         heaps
@@ -111,8 +108,7 @@ fn divide_machine(
             .unwrap_or_else(PoisonError::into_inner)
             .take(its)
     })?;
-    drop(shares);
-    drop(table);
+    drop(places);
     let mut heaps = heaps.into_inner().unwrap_or_else(PoisonError::into_inner);
     heaps.sort()?;
     let shares: Vec<_> = heaps.by_carrier().collect();
@@ -128,27 +124,42 @@ fn divide_machine(
     Ok(books)
 }
 
-/// Things in address order, by the carrier that they are in; the address of the first that is in none.
-fn shares<'a, T>(
-    things: &'a [T],
-    address: impl Fn(&T) -> u64,
-    carriers: &[&'a Carrier],
-) -> Result<Vec<(&'a Carrier, &'a [T])>, u64> {
-    let mut shares = Vec::with_capacity(carriers.len());
-    let mut rest = things;
+/// Where processes are. There are as many as tasks, so each takes four bytes.
+struct Places<'a> {
+    /// Words of eight bytes between the start of a carrier and a process in it.
+    words: Vec<u32>,
+    /// Each carrier, and which of the processes are in it.
+    by_carrier: Vec<(&'a Carrier, Range<usize>)>,
+}
+
+/// Processes, by the carrier that they are in. Both come in address order.
+fn places<'a>(processes: Vec<u64>, carriers: &[&'a Carrier]) -> Result<Places<'a>, Refusal> {
+    let mut words = Vec::with_capacity(processes.len());
+    let mut by_carrier = Vec::with_capacity(carriers.len());
+    let mut rest = processes.iter().copied().peekable();
     for &carrier in carriers {
-        let inside = rest.partition_point(|thing| address(thing) < carrier.end);
-        let (own, later) = rest.split_at(inside);
-        match own.first() {
-            Some(first) if address(first) < carrier.start => return Err(address(first)),
-            _ => shares.push((carrier, own)),
+        let first = words.len();
+        let behind = |process: u64| {
+            let bytes = process.checked_sub(carrier.start)?;
+            u32::try_from(bytes / 8)
+                .ok()
+                .filter(|_| bytes.is_multiple_of(8))
+        };
+        while let Some(process) = rest.next_if(|&process| process < carrier.end) {
+            words.push(behind(process).ok_or_else(|| outside(process))?);
         }
-        rest = later;
+        by_carrier.push((carrier, first..words.len()));
     }
-    match rest.first() {
-        None => Ok(shares),
-        Some(first) => Err(address(first)),
+    match rest.next() {
+        None => Ok(Places { words, by_carrier }),
+        Some(process) => Err(outside(process)),
     }
+}
+
+fn outside(process: u64) -> Refusal {
+    Refusal(format!(
+        "the process at {process:#x} is in no carrier of fix_alloc"
+    ))
 }
 
 /// What the machine has in its own books, as found here.
