@@ -1,6 +1,6 @@
 //! The registers with which the running thread entered the kernel: what it called, and with which arguments. They
-//! stay as they were until it is back in the program, past the end of the call; only the result is put among them. Since Linux 5.15 (`bpf_task_pt_regs`), so only programs of their own may look
-//! at them.
+//! stay as they were until it is back in the program, past the end of the call; only the result is put among them.
+//! Since Linux 5.15 (`bpf_task_pt_regs`), so only programs of their own may look at them.
 
 use aya_ebpf::helpers::{bpf_get_current_task_btf, bpf_task_pt_regs};
 

@@ -42,9 +42,6 @@ const CLONE_ARGS_FLAGS: usize = 0;
 const CLONE_ARGS_STACK: usize = 5;
 const CLONE_ARGS_STACK_SIZE: usize = 6;
 
-/// `include/linux/err.h`: the highest values are errors.
-const MAX_ERRNO: i64 = 4095;
-
 /// A call that was entered and has not returned.
 #[derive(Clone, Copy)]
 #[repr(C)]
@@ -96,6 +93,7 @@ pub fn enter_mapping(ctx: TracePointContext) -> u32 {
 alike!(enter: enter_syscall);
 alike!(enter_again: enter_syscall_2, enter_syscall_3);
 alike!(try_exit: exit_syscall, exit_syscall_2, exit_syscall_3);
+alike!(try_exit_by_registers: exit_by_registers);
 
 #[inline(always)]
 fn enter(ctx: &TracePointContext, caller: &Caller) -> Result<(), i32> {
@@ -200,31 +198,18 @@ fn returned(ctx: &TracePointContext) -> (u32, i64) {
     }
 }
 
-#[inline(always)]
-fn is_error(result: i64) -> bool {
-    (-MAX_ERRNO..0).contains(&result)
-}
-
-/// In place of [`exit_syscall`], where the entry is not hooked. Not for a kernel that may skip it and run another: two of
-/// them would record a call twice.
-#[tracepoint]
-pub fn exit_by_registers(ctx: TracePointContext) -> u32 {
-    if let Some(caller) = followed_caller() {
-        let _ = try_exit_by_registers(&ctx, &caller);
-    }
-    0
-}
-
+/// In place of [`try_exit`], where the entry is not hooked. Not for a kernel that may skip a program and run another: two
+/// of them would record a call twice.
 #[inline(always)]
 fn try_exit_by_registers(ctx: &TracePointContext, caller: &Caller) -> Result<(), i32> {
     let (number, result) = returned(ctx);
-    // A call that seccomp or a tracer keeps from being made has an end and no entry. What stands in the place of its result
-    // then, its own number for one (SECCOMP_RET_TRAP), mostly is none of such a call.
+    // An address of a page or zero, which no error is. A call that seccomp or a tracer keeps from being made has an end and
+    // no entry; what stands in the place of its result then, its own number for one (SECCOMP_RET_TRAP), mostly is neither.
     let is_made = match number {
         kind::MMAP => result != 0 && result & 0xfff == 0,
         _ => result == 0,
     };
-    if is_error(result) || !is_made {
+    if !is_made {
         return Ok(());
     }
     let registers = Registers::of_caller().ok_or(0)?;
@@ -252,8 +237,8 @@ fn try_exit(ctx: &TracePointContext, caller: &Caller) -> Result<(), i32> {
     };
     let _ = IN_FLIGHT.remove(key);
     let (number, result) = returned(ctx);
-    // A clone was recorded as a new task.
-    if is_error(result) || number == kind::CLONE || number == kind::CLONE3 {
+    // The highest 4095 values are errors (include/linux/err.h); a clone was recorded as a new task.
+    if (-4095..0).contains(&result) || number == kind::CLONE || number == kind::CLONE3 {
         return Ok(());
     }
     let record = Record {

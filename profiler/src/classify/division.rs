@@ -162,17 +162,22 @@ impl DividedPages {
         }
     }
 
-    /// Pages of a run that are divided in one way, each time with its shares.
-    fn pieces(&self, run: Run, pages: Range<u64>) -> impl Iterator<Item = (Range<u64>, &[Share])> {
+    /// Pages of a run that are divided in one way, each time with its number.
+    fn ways(&self, run: Run, pages: Range<u64>) -> impl Iterator<Item = (Range<u64>, u32)> {
         let end = pages.end;
         let length = match run.is_each() {
             true => 1,
             false => end.saturating_sub(pages.start).max(1),
         };
-        pages.step_by(length as usize).map(move |page| {
-            let way = self.way(run, page);
-            (page..(page + length).min(end), self.shares(way))
-        })
+        pages
+            .step_by(length as usize)
+            .map(move |page| (page..(page + length).min(end), self.way(run, page)))
+    }
+
+    /// The same with its shares.
+    fn pieces(&self, run: Run, pages: Range<u64>) -> impl Iterator<Item = (Range<u64>, &[Share])> {
+        let ways = self.ways(run, pages);
+        ways.map(|(pages, way)| (pages, self.shares(way)))
     }
 
     /// All pieces, run after run.
@@ -333,24 +338,24 @@ impl DivisionBuilder {
         }
         self.shares.sort_unstable_by_key(|share| share.leaf);
         let mut shares = std::mem::take(&mut self.shares);
-        self.push(self.open.clone(), &shares);
+        let way = self.way(&shares);
+        self.closed.push(self.open.clone(), way);
         shares.clear();
         self.shares = shares;
     }
 
-    /// Pages, and their shares in the order of leaves.
-    fn push(&mut self, pages: Range<u64>, shares: &[Share]) {
+    /// The number of the way with these shares, which are in the order of leaves.
+    fn way(&mut self, shares: &[Share]) -> u32 {
         let hash = self.hashes.hash_one(shares);
         let known = self
             .known
             .find(hash, |&way| self.closed.shares(way) == shares);
-        let way = known.copied().unwrap_or_else(|| {
+        known.copied().unwrap_or_else(|| {
             let way = self.closed.add_way(shares);
             let hash_of = |&way: &u32| self.hashes.hash_one(self.closed.shares(way));
             self.known.insert_unique(hash, way, hash_of);
             way
-        });
-        self.closed.push(pages, way);
+        })
     }
 
     /// Takes over what another has collected, whose last page may be added to.
@@ -362,8 +367,15 @@ impl DivisionBuilder {
         }
         self.closed.runs.reserve(other.closed.runs.len());
         self.closed.each.reserve(other.closed.each.len());
-        for (pages, shares) in other.closed.iter() {
-            self.push(pages, shares);
+        // Of its ways there are far fewer than of its pages.
+        let its_ways = 0..other.closed.begins.len() as u32;
+        let ours: Vec<u32> = its_ways
+            .map(|way| self.way(other.closed.shares(way)))
+            .collect();
+        for &run in &other.closed.runs {
+            for (pages, way) in other.closed.ways(run, run.first()..run.end()) {
+                self.closed.push(pages, ours[way as usize]);
+            }
         }
         (self.open, self.shares) = (other.open, other.shares);
     }
@@ -506,12 +518,16 @@ mod tests {
 
     use super::*;
 
-    fn built(ranges: &[(Range<u64>, Leaf)]) -> Result<Division, Overlap> {
+    fn builder(ranges: &[(Range<u64>, Leaf)]) -> DivisionBuilder {
         let mut builder = DivisionBuilder::default();
         for (range, leaf) in ranges {
             builder.add(range.clone(), *leaf);
         }
-        builder.build()
+        builder
+    }
+
+    fn built(ranges: &[(Range<u64>, Leaf)]) -> Result<Division, Overlap> {
+        builder(ranges).build()
     }
 
     /// Runs, ways of single pages, and ways of each layer.
@@ -692,13 +708,6 @@ mod tests {
         );
         // In two parts, of which the second knows nothing of the first one's ways.
         let (first, rest) = ranges.split_at(3);
-        let builder = |ranges: &[(Range<u64>, Leaf)]| {
-            let mut builder = DivisionBuilder::default();
-            for (range, leaf) in ranges {
-                builder.add(range.clone(), *leaf);
-            }
-            builder
-        };
         let mut both = builder(first);
         both.append_builder(builder(rest));
         let both = both.build().expect("nothing overlaps");

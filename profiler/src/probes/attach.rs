@@ -52,7 +52,7 @@ const CLONES: [&str; 2] = ["clone", "clone3"];
 /// One probe.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Probe {
-    /// Where it attaches: `syscalls:sys_enter_mmap`.
+    /// Where it attaches: `syscalls:sys_exit_mmap`.
     pub name: String,
     /// Attached or off.
     pub state: ProbeState,
