@@ -10,7 +10,7 @@ use core::ffi::c_void;
 use aya_ebpf::{
     helpers::{bpf_get_current_pid_tgid, bpf_get_current_task, bpf_get_current_task_btf},
     macros::{btf_tracepoint, map},
-    maps::HashMap,
+    maps::{HashMap, LruHashMap},
     programs::BtfTracePointContext,
 };
 
@@ -37,9 +37,17 @@ fn user_end() -> u64 {
     1 << ((top_shift() + 8) & 63)
 }
 
-/// Thread groups inside `execve` → the space that they leave when it succeeds.
+/// Thread groups inside `execve` → the space that they leave when it succeeds, and the thread that called. Of a call that
+/// fails the entry stays; the oldest give way.
 #[map]
-static EXECING: HashMap<u32, u32> = HashMap::with_max_entries(1024, 0);
+static EXECING: LruHashMap<u32, Execing> = LruHashMap::with_max_entries(1024, 0);
+
+#[derive(Clone, Copy)]
+#[repr(C)]
+struct Execing {
+    space: u32,
+    tid: u32,
+}
 
 #[inline(always)]
 fn mm_of(task: u64) -> u64 {
@@ -183,9 +191,9 @@ pub fn ledger_exec(_ctx: BtfTracePointContext) -> i32 {
         return 0;
     }
     // SAFETY: the value is copied at once.
-    if let Some(old) = unsafe { EXECING.get(tgid) }.copied() {
-        if let Some(space) = space(old) {
-            leave(old, space.mm);
+    if let Some(execing) = unsafe { EXECING.get(tgid) }.copied() {
+        if let Some(space) = space(execing.space) {
+            leave(execing.space, space.mm);
         }
         let _ = EXECING.remove(tgid);
     }
@@ -194,12 +202,14 @@ pub fn ledger_exec(_ctx: BtfTracePointContext) -> i32 {
 }
 
 /// Before `execve` replaces the memory. It may still fail, in which case the copies are for nothing
-/// and do no harm.
+/// and do no harm. Tier A needs it too: whoever reads the memory at that moment (`/proc/PID/maps`, for one) has it end
+/// later, with `exit_mmap`, when the process is another program already.
 #[inline(always)]
-pub fn before_exec(index: u32) {
-    let tgid = (bpf_get_current_pid_tgid() >> 32) as u32;
-    let _ = EXECING.insert(tgid, index, 0);
-    before_end(index);
+pub fn before_exec(space: u32) {
+    let both = bpf_get_current_pid_tgid();
+    let tid = both as u32;
+    let _ = EXECING.insert((both >> 32) as u32, Execing { space, tid }, 0);
+    before_end(space);
 }
 
 /// Thread groups that end and have [left](before_process_ends) their space.
@@ -233,9 +243,15 @@ pub fn before_thread_ends(index: u32) {
 #[inline(always)]
 pub fn before_process_ends(index: u32) {
     const BPF_NOEXIST: u64 = 1;
-    let tgid = (bpf_get_current_pid_tgid() >> 32) as u32;
-    // One thread in `execve` ends all the others, and what it leaves has been copied.
-    if EXECING.get_ptr(tgid).is_some() || LEFT.insert(tgid, 1, BPF_NOEXIST).is_err() {
+    let both = bpf_get_current_pid_tgid();
+    let tgid = (both >> 32) as u32;
+    // One thread in `execve` ends all the others, and what it leaves has been copied. (If it is this thread, the call has
+    // failed.)
+    // SAFETY: the value is copied at once.
+    let execing = unsafe { EXECING.get(tgid) }.copied();
+    if execing.is_some_and(|execing| execing.tid != both as u32)
+        || LEFT.insert(tgid, 1, BPF_NOEXIST).is_err()
+    {
         return;
     }
     let mm = mm_of_caller();

@@ -1,5 +1,5 @@
 //! `syscalls:sys_enter_*` of the calls that take pages away, or bring some without a fault: tier B, and in
-//! front of tier A's functions where those may be skipped.
+//! front of tier A's functions where those may be skipped. (Of `execve`, in tier A always.)
 //!
 //! At the entry, because only then the pages are still there. Two calls bring pages without a fault to
 //! a place that only their result tells, `mmap` with `MAP_POPULATE` and `mremap`: at their exit, what

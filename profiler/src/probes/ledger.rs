@@ -2,8 +2,8 @@
 //!
 //! Both tiers: tp_btf `task_newtask` and `sched_process_exec`, and since Linux 6.4 `page_fault_user` and
 //! `page_fault_kernel`. Tier A: the kernel's functions in [`functions`]. Tier B: tp_btf `sched_process_exit`, and
-//! before Linux 6.16 what comes ahead of it; `syscalls:sys_enter_*` of the calls that remove pages. Where programs
-//! at functions may be skipped ([`preemptible`](functions::preemptible)), tier A has those too. What they write is
+//! before Linux 6.16 what comes ahead of it; `syscalls:sys_enter_*` of the calls that remove pages, of which tier A
+//! has `execve`. Where programs at functions may be skipped ([`preemptible`](functions::preemptible)), it has all of those. What they write is
 //! in three maps that are mapped into this process, so reading costs the target nothing.
 
 use std::{
@@ -32,9 +32,10 @@ use super::{
 };
 
 /// Calls that take pages away, or bring them without a fault.
-const REMOVALS: [&str; 8] = [
-    "munmap", "mmap", "madvise", "brk", "mremap", "shmdt", "execve", "execveat",
-];
+const REMOVALS: [&str; 6] = ["munmap", "mmap", "madvise", "brk", "mremap", "shmdt"];
+
+/// Calls after which a process has other memory.
+const EXECS: [&str; 2] = ["execve", "execveat"];
 
 /// Calls that end a process, where its memory is gone by the time that the kernel tells of its end.
 const ENDS: [&str; 2] = ["exit", "exit_group"];
@@ -105,6 +106,8 @@ impl LedgerProbes {
         let tracepoints = layout.tier == Tier::B || functions::preemptible();
         if tracepoints {
             probes.attach_tracepoints(ebpf, &kernel, &types, states)?;
+        } else {
+            probes.attach_calls(ebpf, names::REMOVAL, "sys_enter", &EXECS, states)?;
         }
         let collapse_is_hooked = kernel.function_arguments("collapse_huge_page").is_some();
         if tracepoints || !collapse_is_hooked {
@@ -148,7 +151,7 @@ impl LedgerProbes {
             self.attach_btf(ebpf, name, tracepoint, types)?;
             states.push(attached(format!("ledger tp_btf:{tracepoint}")));
         }
-        let mut removals = REMOVALS.to_vec();
+        let mut removals = [&REMOVALS[..], &EXECS].concat();
         if ends_by_calls {
             removals.extend(ENDS);
         }

@@ -3,16 +3,21 @@
 
 use std::{
     fs,
+    io::{BufReader, IoSliceMut},
     os::unix::process::CommandExt,
     path::{Path, PathBuf},
     process::{Command, Output, Stdio},
 };
 
 use caps::{CapSet, Capability};
+use nix::{
+    sys::uio::{RemoteIoVec, process_vm_readv},
+    unistd::Pid,
+};
 use profiler::{classify::Leaf, results::Run, units::MIB};
 
 use crate::{
-    fixtures::build,
+    fixtures::{build, told_by},
     profiled::{Profiling, profiler_with, read_run},
     remains::Remains,
 };
@@ -74,6 +79,38 @@ fn a_daemon_counts_until_the_command_ends() {
 fn a_program_that_execs_itself_is_one_process_with_the_largest_image_at_its_peak() {
     let (output, run) = run_fixture("execs_itself", &["5"]);
     assert_eq!(output.status.code(), Some(42));
+    assert_eq!(run.processes.len(), 1);
+    let heap = heap_bytes(&run);
+    assert!((5 * MIB..6 * MIB).contains(&heap), "{heap}");
+}
+
+/// As a profiler does that reads `/proc/PID/maps` at that moment: whoever looks at the memory of a process keeps it from
+/// ending, until after the `execve`.
+#[test]
+fn a_program_whose_memory_is_read_while_it_execs_had_it_before() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let result = folder.path().join("result.json");
+    let mut profiler = profiler_with(&[], &result)
+        .arg(build("execs_while_read"))
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .expect("the profiler starts");
+    let mut stdout = BufReader::new(profiler.stdout.take().expect("piped"));
+    let told = told_by(1, &mut stdout).expect("it waits to be read");
+    let (trap, _) = told["trap"];
+    let pid = Pid::from_raw(told["pid"].0 as i32);
+    // It has to wait for this page until the program has ended, which execs as soon as that is asked for.
+    let mut page = [0];
+    let remote = RemoteIoVec {
+        base: trap as usize,
+        len: page.len(),
+    };
+    let read = process_vm_readv(pid, &mut [IoSliceMut::new(&mut page)], &[remote]);
+    let output = profiler.wait_with_output().expect("it ends");
+    assert_eq!(output.status.code(), Some(42), "{read:?}");
+    let run = read_run(&result);
     assert_eq!(run.processes.len(), 1);
     let heap = heap_bytes(&run);
     assert!((5 * MIB..6 * MIB).contains(&heap), "{heap}");
