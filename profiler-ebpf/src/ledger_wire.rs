@@ -162,6 +162,8 @@ pub type StateWords = [u64; size_of::<State>() / 8];
 pub mod names {
     /// Attached to `syscalls:sys_enter_*` of the calls that remove pages.
     pub const REMOVAL: &str = "ledger_removal";
+    /// Attached to `syscalls:sys_enter_execve` and `sys_enter_execveat` where [`REMOVAL`] is not.
+    pub const BEFORE_EXEC: &str = "ledger_before_exec";
     /// Attached to `syscalls:sys_exit_mmap` and `sys_exit_mremap`.
     pub const ARRIVAL: &str = "ledger_arrival";
     /// The two above once more, and again, for kernels that preempt them.

@@ -1,5 +1,5 @@
 //! `syscalls:sys_enter_*` of the calls that take pages away, or bring some without a fault: tier B, and in
-//! front of tier A's functions where those may be skipped. (Of `execve`, in tier A always.)
+//! front of tier A's functions where those may be skipped. (Before `execve`, tier A always looks.)
 //!
 //! At the entry, because only then the pages are still there. Two calls bring pages without a fault to
 //! a place that only their result tells, `mmap` with `MAP_POPULATE` and `mremap`: at their exit, what
@@ -15,10 +15,13 @@ use aya_ebpf::{
 use profiler_ebpf::kind;
 
 use super::{
-    change::{before_removal, wanted_at},
+    change::{before_removal, space_of, wanted_at},
     copy::copy_beside,
     kernel::read,
-    lifecycle::{before_exec, before_process_ends, before_thread_ends, current_mm, current_space},
+    lifecycle::{
+        before_exec, before_process_ends, before_thread_ends, current_mm, current_space,
+        mm_of_caller,
+    },
     maps::{self, mm_brk, state},
 };
 
@@ -60,6 +63,15 @@ macro_rules! alike {
 
 alike!(try_removal: ledger_removal, ledger_removal_2, ledger_removal_3);
 alike!(try_arrival: ledger_arrival, ledger_arrival_2, ledger_arrival_3);
+
+/// At the entry of `execve` and `execveat`, where tier A has nothing else of this file; Linux 5.10 accepts it, too.
+#[tracepoint]
+pub fn ledger_before_exec(_ctx: TracePointContext) -> u32 {
+    if let Some(space) = space_of(mm_of_caller()) {
+        before_exec(space);
+    }
+    0
+}
 
 #[inline(always)]
 fn try_removal(ctx: &TracePointContext, space: u32) -> Result<(), i32> {

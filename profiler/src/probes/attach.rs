@@ -15,7 +15,7 @@ use thiserror::Error;
 
 use super::{
     call_stacks::{self, CallStackProbe},
-    functions::{allocates_in_probes, preempts_calls},
+    functions::{allocates_in_probes, load_after_end, preempts_calls},
     intake::Intake,
     layout::Layout,
     ledger::{self, LedgerProbes},
@@ -289,6 +289,16 @@ impl Probes {
             .load(&object)
             .map_err(load_error)?;
 
+        let of_ledger = match layout {
+            Some(layout) => {
+                let types = aya::Btf::from_sys_fs().map_err(TierError::kernel)?;
+                if layout.tier == Tier::A {
+                    load_after_end(&mut ebpf, &types)?;
+                }
+                Some((layout, types))
+            }
+            None => None,
+        };
         let mut states = Vec::new();
         let mut taken = match sizes.call_stacks {
             true => CallStackProbe::attach(&mut ebpf, &mut states)?,
@@ -335,8 +345,10 @@ impl Probes {
             .collect::<Result<Vec<_>, _>>()?;
         programs.extend(taken.as_mut().and_then(|taken| taken.program.take()));
 
-        let ledger = layout
-            .map(|layout| LedgerProbes::attach(&mut ebpf, layout, sizes, &mut states))
+        let ledger = of_ledger
+            .map(|(layout, types)| {
+                LedgerProbes::attach(&mut ebpf, layout, &types, sizes, &mut states)
+            })
             .transpose()?;
 
         let mut take = |name: &str| {

@@ -327,24 +327,35 @@ impl EmptyProbe {
     }
 }
 
-/// Hooks the return of `exit_mmap`, which every kernel has by the time its entry has been hooked.
-pub fn attach_after_end(
+/// Loads what hooks the return of `exit_mmap`, which every kernel has. Where this kernel lets nobody hook a function, that
+/// is known then, before anything is attached: to take a tracepoint away again takes some 70 ms each.
+pub(super) fn load_after_end(ebpf: &mut Ebpf, types: &aya::Btf) -> Result<(), TierError> {
+    let loaded = after_end(ebpf)?.load("exit_mmap", types);
+    loaded.map_err(|error| {
+        let error = TierError::kernel(error);
+        TierError::Kernel(format!(
+            "no probe sees the end of an address space: exit_mmap: {error}"
+        ))
+    })
+}
+
+/// Hooks the return of `exit_mmap`, with what [`load_after_end`] has loaded.
+pub(super) fn attach_after_end(
     ebpf: &mut Ebpf,
-    types: &aya::Btf,
     states: &mut Vec<Probe>,
 ) -> Result<ProgramFd, TierError> {
-    let name = names::AFTER_END;
-    let program: &mut FExit = ebpf
-        .program_mut(name)
-        .and_then(|program| program.try_into().ok())
-        .ok_or(TierError::Object(name))?;
-    program
-        .load("exit_mmap", types)
-        .map_err(TierError::kernel)?;
+    let program = after_end(ebpf)?;
     program.attach().map_err(TierError::kernel)?;
     states.push(attached("ledger fexit:exit_mmap".into()));
     let fd = program.fd().map_err(TierError::kernel)?;
     fd.try_clone().map_err(TierError::kernel)
+}
+
+fn after_end(ebpf: &mut Ebpf) -> Result<&mut FExit, TierError> {
+    let program = ebpf.program_mut(names::AFTER_END);
+    program
+        .and_then(|program| program.try_into().ok())
+        .ok_or(TierError::Object(names::AFTER_END))
 }
 
 pub(super) fn attached(name: String) -> Probe {

@@ -64,6 +64,7 @@ impl LedgerProbes {
     pub fn attach(
         ebpf: &mut Ebpf,
         layout: &Layout,
+        types: &aya::Btf,
         sizes: Sizes,
         states: &mut Vec<Probe>,
     ) -> Result<LedgerProbes, TierError> {
@@ -87,31 +88,30 @@ impl LedgerProbes {
             tier: layout.tier,
             programs: Vec::new(),
         };
-        let types = aya::Btf::from_sys_fs().map_err(TierError::kernel)?;
         // Whom to follow first: a fault of a space that is not known means nothing.
         for (name, tracepoint) in names::LIFECYCLE {
-            probes.attach_btf(ebpf, name, tracepoint, &types)?;
+            probes.attach_btf(ebpf, name, tracepoint, types)?;
             states.push(attached(format!("ledger tp_btf:{tracepoint}")));
         }
         let kernel = Btf::of_kernel()?;
         if layout.tier == Tier::A {
-            probes.attach_functions(ebpf, &kernel, &types, states)?;
+            probes.attach_functions(ebpf, &kernel, types, states)?;
         }
         if layout.tier == Tier::B || functions::locks_mappings() {
             for (name, tracepoint) in names::FAULTS {
-                probes.attach_btf(ebpf, name, tracepoint, &types)?;
+                probes.attach_btf(ebpf, name, tracepoint, types)?;
                 states.push(attached(format!("ledger tp_btf:{tracepoint}")));
             }
         }
         let tracepoints = layout.tier == Tier::B || functions::preemptible();
         if tracepoints {
-            probes.attach_tracepoints(ebpf, &kernel, &types, states)?;
+            probes.attach_tracepoints(ebpf, &kernel, types, states)?;
         } else {
-            probes.attach_calls(ebpf, names::REMOVAL, "sys_enter", &EXECS, states)?;
+            probes.attach_calls(ebpf, names::BEFORE_EXEC, "sys_enter", &EXECS, states)?;
         }
         let collapse_is_hooked = kernel.function_arguments("collapse_huge_page").is_some();
         if tracepoints || !collapse_is_hooked {
-            probes.attach_huge(ebpf, &types, states);
+            probes.attach_huge(ebpf, types, states);
         }
         Ok(probes)
     }
@@ -127,7 +127,7 @@ impl LedgerProbes {
             let program = functions::attach(role, ebpf, kernel, types, states)?;
             self.programs.extend(program);
         }
-        let after_end = functions::attach_after_end(ebpf, types, states)?;
+        let after_end = functions::attach_after_end(ebpf, states)?;
         self.programs.push(after_end);
         Ok(())
     }
