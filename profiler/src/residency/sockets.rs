@@ -14,10 +14,18 @@ enum Protocol {
     Udp6,
 }
 
-/// Sockets of every network namespace that has been looked into, by inode.
+/// Sockets of every network namespace that has been looked into.
 #[derive(Default)]
 pub(super) struct Protocols {
-    namespaces: HashMap<PathBuf, HashMap<u64, Protocol>>,
+    namespaces: HashMap<PathBuf, Namespace>,
+}
+
+/// By inode. Where a machine has much memory, the kernel takes some ten milliseconds to list its connections, of however
+/// few: that is left until somebody has a socket that is no Unix socket, which most event loops do not.
+#[derive(Default)]
+struct Namespace {
+    known: HashMap<u64, Protocol>,
+    has_internet: bool,
 }
 
 impl Protocols {
@@ -25,11 +33,11 @@ impl Protocols {
     pub(super) fn count(&mut self, dir: &ProcDir, inode: u64, into: &mut Sockets) {
         // One that does not tell its namespace is looked into like another one.
         let namespace = fs::read_link(dir.path().join("ns/net")).unwrap_or_default();
-        let known = self
+        let namespace = self
             .namespaces
             .entry(namespace)
-            .or_insert_with(|| tables(dir));
-        let count = match known.get(&inode) {
+            .or_insert_with(|| Namespace::unix(dir));
+        let count = match namespace.protocol(dir, inode) {
             Some(Protocol::UnixStream) => &mut into.unix_streams,
             Some(Protocol::Unix) => &mut into.unix,
             Some(Protocol::Tcp) => &mut into.tcp,
@@ -42,19 +50,36 @@ impl Protocols {
     }
 }
 
-fn tables(dir: &ProcDir) -> HashMap<u64, Protocol> {
-    let text = |name| fs::read_to_string(dir.path().join("net").join(name)).unwrap_or_default();
-    let internet = [
-        ("tcp", Protocol::Tcp),
-        ("tcp6", Protocol::Tcp6),
-        ("udp", Protocol::Udp),
-        ("udp6", Protocol::Udp6),
-    ];
-    let mut sockets: HashMap<u64, Protocol> = unix(&text("unix")).collect();
-    for (name, protocol) in internet {
-        sockets.extend(column(&text(name), 9).map(|(_, inode)| (inode, protocol)));
+impl Namespace {
+    fn unix(dir: &ProcDir) -> Namespace {
+        Namespace {
+            known: unix(&table(dir, "unix")).collect(),
+            has_internet: false,
+        }
     }
-    sockets
+
+    fn protocol(&mut self, dir: &ProcDir, inode: u64) -> Option<Protocol> {
+        if !self.has_internet && !self.known.contains_key(&inode) {
+            self.has_internet = true;
+            for (name, protocol) in INTERNET {
+                let text = table(dir, name);
+                let sockets = column(&text, 9).map(|(_, inode)| (inode, protocol));
+                self.known.extend(sockets);
+            }
+        }
+        self.known.get(&inode).copied()
+    }
+}
+
+const INTERNET: [(&str, Protocol); 4] = [
+    ("tcp", Protocol::Tcp),
+    ("tcp6", Protocol::Tcp6),
+    ("udp", Protocol::Udp),
+    ("udp6", Protocol::Udp6),
+];
+
+fn table(dir: &ProcDir, name: &str) -> String {
+    fs::read_to_string(dir.path().join("net").join(name)).unwrap_or_default()
 }
 
 /// `Num: RefCount Protocol Flags Type St Inode Path`
@@ -80,7 +105,32 @@ fn column(text: &str, index: usize) -> impl Iterator<Item = (&str, u64)> {
 
 #[cfg(test)]
 mod tests {
+    use std::{
+        net::TcpListener,
+        os::{
+            fd::AsRawFd,
+            unix::{fs::MetadataExt, net::UnixStream},
+        },
+    };
+
     use super::*;
+
+    #[test]
+    fn connections_are_listed_when_a_socket_is_no_unix_socket() {
+        let inode = |socket: &dyn AsRawFd| {
+            let path = format!("/proc/self/fd/{}", socket.as_raw_fd());
+            fs::metadata(path).expect("our socket").ino()
+        };
+        let (unix, _other_end) = UnixStream::pair().expect("a pair");
+        let tcp = TcpListener::bind("127.0.0.1:0").expect("a port");
+        let dir = ProcDir::of(std::process::id()).expect("ourselves");
+        let mut protocols = Protocols::default();
+        let mut counted = Sockets::default();
+        protocols.count(&dir, inode(&unix), &mut counted);
+        assert!(protocols.namespaces.values().all(|it| !it.has_internet));
+        protocols.count(&dir, inode(&tcp), &mut counted);
+        assert_eq!((counted.unix_streams, counted.tcp), (1, 1));
+    }
 
     #[test]
     fn inodes_are_found_in_their_column() {
