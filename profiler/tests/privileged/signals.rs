@@ -88,17 +88,9 @@ fn what_a_process_sends_reaches_the_command_which_decides() {
 fn an_interrupted_sweep_keeps_what_was_measured() {
     let folder = tempfile::tempdir().expect("a folder");
     let result = folder.path().join("result.json");
-    let mut command = profiler_with(&["--tier", "C", "-P", "N", "1,2,3"], &result);
-    // A shell may not trap what was ignored when it started (POSIX, `trap`), as by `nohup` around these tests.
-    // SAFETY: a system call and nothing else.
-    unsafe {
-        command.pre_exec(|| match libc::signal(libc::SIGINT, libc::SIG_DFL) {
-            libc::SIG_ERR => Err(std::io::Error::last_os_error()),
-            _ => Ok(()),
-        });
-    }
-    let mut profiler = command
-        .args(["sh", "-c", "trap 'exit 0' INT; echo begun {N}; read line"])
+    let mut profiler = profiler_with(&["--tier", "C", "-P", "N", "1,2,3"], &result)
+        .arg(build("signals"))
+        .arg("{N}")
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
         .stderr(Stdio::null())
@@ -106,11 +98,13 @@ fn an_interrupted_sweep_keeps_what_was_measured() {
         .expect("the profiler starts");
     let mut input = profiler.stdin.take().expect("piped");
     let mut stdout = BufReader::new(profiler.stdout.take().expect("piped"));
-    assert_eq!(next_line(&mut stdout), "begun 1");
+    told_by(1, &mut stdout).expect("the first one runs");
     input.write_all(b"go on\n").expect("it reads");
-    assert_eq!(next_line(&mut stdout), "begun 2");
+    told_by(1, &mut stdout).expect("the second one runs");
     let us = Pid::from_raw(profiler.id() as i32);
     kill(us, Signal::SIGINT).expect("it is alive");
+    assert_eq!(next_line(&mut stdout), "signal 2");
+    input.write_all(b"go on\n").expect("it reads");
     assert_eq!(profiler.wait().expect("it ends").code(), Some(128 + 2));
     let results = store::read(&result).expect("a result");
     let told: Vec<_> = results
