@@ -76,7 +76,8 @@ pub struct Space {
     pub start_stack: u64,
     /// Thread group that it was made for.
     pub tgid: u32,
-    /// Processes that live in it, more than one after vfork; 0 when it has ended.
+    /// Processes that live in it, more than one after vfork; 0 when it has ended. (A child that ends without an exec is
+    /// not taken off in tier A before Linux 6.16.)
     pub users: u32,
     /// The epoch in which it was first seen: it has no page in any candidate up to this one.
     pub born_epoch: u32,

@@ -1,7 +1,7 @@
 //! Which address spaces are followed: tp_btf `task_newtask`, `sched_process_exec` and, where the memory
 //! is still there (Linux 6.16), `sched_process_exit`. Before, tier B takes what comes ahead of the end of a
 //! process: `exit_group`, the `exit` of its last thread, and a fatal signal. (In tier A a space ends with
-//! `exit_mmap`, whoever lived in it.)
+//! `execve`, or with `exit_mmap`, whoever lived in it.)
 //!
 //! By `mm_struct`, so that threads need nothing and what other processes do to the memory counts.
 
@@ -128,13 +128,31 @@ fn leave(index: u32, mm: u64) {
     let (Some(state), Some(space)) = (state(), space(index)) else {
         return;
     };
-    if space.users > 1 {
+    // The parent of vfork goes on before its child tells of its exec, and may have another one by then. (Whoever has kept
+    // the lock for so long that it is not to be had has been preempted.)
+    let locked = lock::lock(Lock::Spaces);
+    let is_last = space.users <= 1;
+    if is_last {
+        end(space, state);
+    } else {
         space.users -= 1;
-        return;
     }
-    end(space, state);
-    if end_is_hooked() == 0 {
+    if locked {
+        lock::release(Lock::Spaces);
+    }
+    if is_last && end_is_hooked() == 0 {
         forget(mm);
+    }
+}
+
+/// One process more.
+#[inline(always)]
+fn join(index: u32) {
+    let Some(space) = space(index) else { return };
+    let locked = lock::lock(Lock::Spaces);
+    space.users += 1;
+    if locked {
+        lock::release(Lock::Spaces);
     }
 }
 
@@ -169,9 +187,7 @@ pub fn ledger_newtask(ctx: BtfTracePointContext) -> i32 {
     };
     let task = ctx.arg::<*const c_void>(0) as u64;
     if flags & CLONE_VM != 0 {
-        if let Some(space) = space(parent) {
-            space.users += 1;
-        }
+        join(parent);
         return 0;
     }
     let mm = mm_of(task);
@@ -182,14 +198,11 @@ pub fn ledger_newtask(ctx: BtfTracePointContext) -> i32 {
 }
 
 /// `TP_PROTO(struct task_struct *p, pid_t old_pid, struct linux_binprm *bprm)`: the new memory is in
-/// place, the old one is gone.
+/// place, the old one is gone, or only there for somebody who reads it.
 #[btf_tracepoint]
 pub fn ledger_exec(_ctx: BtfTracePointContext) -> i32 {
     let tgid = (bpf_get_current_pid_tgid() >> 32) as u32;
-    let mm = mm_of_caller();
-    if FOLLOWED.get_ptr(tgid).is_none() {
-        return 0;
-    }
+    // Before the next question: a child of vfork may be one that is not followed.
     // SAFETY: the value is copied at once.
     if let Some(execing) = unsafe { EXECING.get(tgid) }.copied() {
         if let Some(space) = space(execing.space) {
@@ -197,7 +210,12 @@ pub fn ledger_exec(_ctx: BtfTracePointContext) -> i32 {
         }
         let _ = EXECING.remove(tgid);
     }
-    register(mm, tgid);
+    if FOLLOWED.get_ptr(tgid).is_none() {
+        return 0;
+    }
+    // A thread that was ended by the `execve` of another one left what is gone now.
+    let _ = LEFT.remove(tgid);
+    register(mm_of_caller(), tgid);
     0
 }
 
@@ -257,6 +275,8 @@ pub fn before_process_ends(index: u32) {
     let mm = mm_of_caller();
     before_end(index);
     leave(index, mm);
+    // Of a call that failed.
+    let _ = EXECING.remove(tgid);
 }
 
 /// `TP_PROTO(int sig, struct kernel_siginfo *info, struct k_sigaction *ka)`: `get_signal`, kernel/signal.c, is about

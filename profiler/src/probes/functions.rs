@@ -327,7 +327,7 @@ impl EmptyProbe {
     }
 }
 
-/// Loads what hooks the return of `exit_mmap`, which every kernel has. Where this kernel lets nobody hook a function, that
+/// Loads what hooks the return of `exit_mmap`, which every kernel has. Where a kernel lets nobody load such a program, that
 /// is known then, before anything is attached: to take a tracepoint away again takes some 70 ms each.
 pub(super) fn load_after_end(ebpf: &mut Ebpf, types: &aya::Btf) -> Result<(), TierError> {
     let loaded = after_end(ebpf)?.load("exit_mmap", types);

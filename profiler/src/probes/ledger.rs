@@ -3,8 +3,8 @@
 //! Both tiers: tp_btf `task_newtask` and `sched_process_exec`, and since Linux 6.4 `page_fault_user` and
 //! `page_fault_kernel`. Tier A: the kernel's functions in [`functions`]. Tier B: tp_btf `sched_process_exit`, and
 //! before Linux 6.16 what comes ahead of it; `syscalls:sys_enter_*` of the calls that remove pages, of which tier A
-//! has `execve`. Where programs at functions may be skipped ([`preemptible`](functions::preemptible)), it has all of those. What they write is
-//! in three maps that are mapped into this process, so reading costs the target nothing.
+//! has `execve`. Where programs at functions may be skipped ([`preemptible`](functions::preemptible)), tier A has all
+//! of those. What they write is in maps that are mapped into this process, so reading costs the target nothing.
 
 use std::{
     io,
