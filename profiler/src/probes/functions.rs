@@ -136,12 +136,17 @@ pub fn faults(kernel: &Btf) -> Vec<&'static Role> {
     LOOKUPS.iter().chain(without_table).collect()
 }
 
+/// Function with which an address space ends.
+const END: &str = "exit_mmap";
+/// The same for the person.
+const THE_END: &str = "the end of an address space";
+
 /// What else there is to hook; checked, as those above, on 5.10, 6.1, 6.12, 6.18 and 7.2.
 pub const ROLES: [Role; 12] = [
     Role {
-        what: "the end of an address space",
+        what: THE_END,
         required: true,
-        ways: &[way(names::BEFORE_END, "exit_mmap", 1..=1)],
+        ways: &[way(names::BEFORE_END, END, 1..=1)],
     },
     Role {
         what: "pages that are unmapped",
@@ -253,10 +258,7 @@ pub fn attach(
     }
     let reason = reasons.join("; ");
     if role.required {
-        return Err(TierError::Kernel(format!(
-            "no probe sees {}: {reason}",
-            role.what
-        )));
+        return Err(unseen(role.what, &reason));
     }
     states.push(Probe {
         name: format!("ledger fentry:{}", role.ways[0].function),
@@ -264,6 +266,11 @@ pub fn attach(
         reason: Some(format!("{} are not seen: {reason}", role.what)),
     });
     Ok(None)
+}
+
+/// What has to be seen is not, so that the tier is not to be had.
+fn unseen(what: &str, reason: &str) -> TierError {
+    TierError::Kernel(format!("no probe sees {what}: {reason}"))
 }
 
 fn attach_entry(
@@ -330,13 +337,8 @@ impl EmptyProbe {
 /// Loads what hooks the return of `exit_mmap`, which every kernel has. Where a kernel lets nobody load such a program, that
 /// is known then, before anything is attached: to take a tracepoint away again takes some 70 ms each.
 pub(super) fn load_after_end(ebpf: &mut Ebpf, types: &aya::Btf) -> Result<(), TierError> {
-    let loaded = after_end(ebpf)?.load("exit_mmap", types);
-    loaded.map_err(|error| {
-        let error = TierError::kernel(error);
-        TierError::Kernel(format!(
-            "no probe sees the end of an address space: exit_mmap: {error}"
-        ))
-    })
+    let loaded = after_end(ebpf)?.load(END, types);
+    loaded.map_err(|error| unseen(THE_END, &format!("{END}: {}", TierError::kernel(error))))
 }
 
 /// Hooks the return of `exit_mmap`, with what [`load_after_end`] has loaded.
@@ -346,7 +348,7 @@ pub(super) fn attach_after_end(
 ) -> Result<ProgramFd, TierError> {
     let program = after_end(ebpf)?;
     program.attach().map_err(TierError::kernel)?;
-    states.push(attached("ledger fexit:exit_mmap".into()));
+    states.push(attached(format!("ledger fexit:{END}")));
     let fd = program.fd().map_err(TierError::kernel)?;
     fd.try_clone().map_err(TierError::kernel)
 }
