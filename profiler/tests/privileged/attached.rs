@@ -213,11 +213,12 @@ fn stopping(standing: &Standing, result: &Path) -> Option<Child> {
     let profiler = Command::new(env!("CARGO_BIN_EXE_profiler"))
         .args(["attach", "--pid", &standing.pid().to_string(), "-o"])
         .arg(result)
-        .stderr(Stdio::null())
+        .stderr(Stdio::piped())
         .spawn();
     let mut profiler = profiler.expect("the profiler starts");
     let deadline = Instant::now() + Duration::from_secs(60);
-    while standing.status("TracerPid:") == "0" {
+    // Not `TracerPid`: between the two calls that stop it, it has a tracer and may still end.
+    while !standing.status("State:").starts_with("t ") {
         if Instant::now() > deadline {
             profiler.kill().expect("alive");
             profiler.wait().expect("it ends");
@@ -235,11 +236,13 @@ fn its_end_ends_the_following() {
     let mut standing = Standing::start("thread_stacks", &["1000", "3"]);
     let folder = tempfile::tempdir().expect("a folder");
     let result = folder.path().join("result.json");
-    let Some(mut profiler) = stopping(&standing, &result) else {
+    let Some(profiler) = stopping(&standing, &result) else {
         return;
     };
     drop(standing.child.stdin.take());
-    assert!(profiler.wait().expect("it ends").success());
+    let output = profiler.wait_with_output().expect("it ends");
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{said}");
     let run = read_run(&result);
     assert_eq!(run.attached.expect("attached").ended_by, AttachEnd::Exit);
 }

@@ -9,7 +9,7 @@ use super::{Ended, FREEZE_TIMEOUT, Following, Next, Waiting, monotonic_ns};
 use crate::{
     launch::{existing::Existing, group::Known},
     peak::{ScanPolicy, Why},
-    residency::{standing::Standing, vm_hwm_bytes},
+    residency::{scan::ScanError, standing::Standing, vm_hwm_bytes},
     results::{AttachEnd, Attached, RefusedTier},
     session::{
         SessionError, analysis::Analysis, at_peak::AtPeak, image, own_cost, signals::Signals,
@@ -130,13 +130,14 @@ impl Following<'_> {
         for other in pids {
             match Standing::read(other) {
                 Ok(process) => standing.push(process),
+                Err(ScanError::Gone { .. }) if other == pid => break,
                 Err(error) if other == pid => return Err(error.into()),
                 // A child may end at any time, or belong to somebody else.
                 Err(error) => self.warn_once(format!("a process is left out: {error}")),
             }
         }
-        if standing.is_empty() {
-            bail!("process {pid} has ended");
+        if standing.first().is_none_or(|first| first.tgid != pid) {
+            bail!("process {pid} ended before it could be read, so nothing was measured");
         }
         Ok(standing)
     }
@@ -197,7 +198,7 @@ impl Following<'_> {
                         self.take_image(pid);
                     }
                 }
-                Err(crate::residency::scan::ScanError::Gone { .. }) => {}
+                Err(ScanError::Gone { .. }) => {}
                 Err(error) => self.warn_once(format!("a process is left out: {error}")),
             }
         }
