@@ -137,7 +137,8 @@ fn copies_of_file_pages_are_anonymous() {
         .iter()
         .find(|vma| vma.start == start)
         .expect("the mapping");
-    assert_eq!(vma.name, Some(format!("{} (deleted)", path.display())));
+    let named = format!("{} (deleted)", path.display());
+    assert_eq!(vma.name(), Some(named.as_str()));
 }
 
 #[test]

@@ -25,8 +25,8 @@ pub fn addresses(
     wanted: impl Fn(&str) -> bool,
 ) -> Result<Option<HashMap<String, u64>>, Refusal> {
     let mapped = process.vmas.iter().find(|vma| {
-        let name = vma.name.as_deref().unwrap_or_default();
-        vma.offset == 0 && vma.inode != 0 && file_name(name) == library
+        let name = vma.name().unwrap_or_default();
+        vma.offset() == 0 && vma.inode() != 0 && file_name(name) == library
     });
     let Some(vma) = mapped else {
         return Ok(None);
@@ -82,9 +82,9 @@ pub fn bias<'a>(elf: &impl Object<'a>, start: u64) -> Option<u64> {
 
 /// The mapped file, as the process sees it; `None` when another one has its name by now.
 pub fn open(tgid: u32, vma: &Vma) -> Option<File> {
-    let path = format!("/proc/{tgid}/root{}", vma.name.as_deref()?);
+    let path = format!("/proc/{tgid}/root{}", vma.name()?);
     let file = File::open(path).ok()?;
-    (file.metadata().ok()?.ino() == vma.inode).then_some(file)
+    (file.metadata().ok()?.ino() == vma.inode()).then_some(file)
 }
 
 #[cfg(test)]

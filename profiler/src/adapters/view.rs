@@ -63,11 +63,11 @@ impl<'a> View<'a> {
         process: &ProcessSnapshot,
         wanted: impl Fn(&str) -> bool,
     ) -> View<'a> {
-        let known = |vma: &&Vma| wanted(file_name(vma.name.as_deref().unwrap_or_default()));
+        let known = |vma: &&Vma| wanted(file_name(vma.name().unwrap_or_default()));
         let open = |vma: &Vma| {
             Some(Mapped {
                 range: vma.start..vma.end,
-                offset: vma.offset,
+                offset: vma.offset(),
                 file: elf::open(process.tgid, vma)?,
             })
         };

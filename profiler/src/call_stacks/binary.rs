@@ -252,7 +252,9 @@ mod tests {
             .iter()
             .find(|vma| (vma.start..vma.end).contains(&address));
         let vma = vma.expect("our code is mapped");
-        let address = binary.address_of(address - vma.start + vma.offset).unwrap();
+        let address = binary
+            .address_of(address - vma.start + vma.offset())
+            .unwrap();
         let name = binary.function_at(address).expect("a symbol");
         assert!(name.contains("with_symbols"), "{name}");
         let lines = binary.lines.as_ref().expect("debug information");

@@ -67,11 +67,11 @@ impl CodeSeen {
             if vma.protection & libc::PROT_EXEC as u32 == 0 || vma.start >= vma.end {
                 continue;
             }
-            let name = vma.name.as_deref().map(|name| self.name(name));
+            let name = vma.name().map(|name| self.name(name));
             code.push(Code {
                 range: vma.start..vma.end,
-                offset: vma.offset,
-                inode: vma.inode,
+                offset: vma.offset(),
+                inode: vma.inode(),
                 name,
             });
         }
@@ -142,9 +142,10 @@ pub struct Image {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::residency::MapsLine;
 
     fn vma(range: Range<u64>, protection: i32, name: &str) -> Vma {
-        Vma {
+        Vma::from(MapsLine {
             start: range.start,
             end: range.end,
             protection: protection as u32,
@@ -152,7 +153,7 @@ mod tests {
             offset: 0x1000,
             inode: 3,
             name: Some(name.into()),
-        }
+        })
     }
 
     fn names(seen: &CodeSeen, tgid: u32, ns: u64) -> Vec<String> {

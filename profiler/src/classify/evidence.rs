@@ -48,7 +48,7 @@ impl ProcessFacts {
         const PROT_EXEC: u32 = libc::PROT_EXEC as u32;
         let executable = vmas
             .iter()
-            .filter(|vma| vma.protection & PROT_EXEC != 0 && vma.inode != 0);
+            .filter(|vma| vma.protection & PROT_EXEC != 0 && vma.inode() != 0);
         let reservations = || {
             space
                 .origins()
@@ -70,7 +70,9 @@ impl ProcessFacts {
         ProcessFacts {
             runtime,
             small_mappings_bytes: small.map(|(range, _)| range.end - range.start).sum(),
-            images: executable.filter_map(|vma| vma.name.clone()).collect(),
+            images: executable
+                .filter_map(|vma| vma.name().map(str::to_owned))
+                .collect(),
             java_heap_bytes: java_heap.filter(|_| runtime == Runtime::Jvm),
             dotnet_heap_start: dotnet_heap
                 .filter(|_| runtime == Runtime::Dotnet)
@@ -122,7 +124,7 @@ impl<'a> Evidence<'a> {
 
     /// Name of the VMA: a path, or the kernel's name in brackets; empty when it has none.
     pub fn name(&self) -> &'a str {
-        self.vma.name.as_deref().unwrap_or_default()
+        self.vma.name().unwrap_or_default()
     }
 
     /// Name given by the program: by `PR_SET_VMA` as we saw it, or as the kernel shows it.
@@ -136,7 +138,7 @@ impl<'a> Evidence<'a> {
 
     /// The VMA maps a file.
     pub fn maps_file(&self) -> bool {
-        self.vma.inode != 0
+        self.vma.inode() != 0
     }
 
     /// The file is mapped executable somewhere in the process, or is an image by its name.

@@ -66,7 +66,7 @@ pub fn place<'a>(
                 range,
                 resident_bytes,
                 rule: classify(&evidence),
-                backing: vma.name.as_deref().or(given_name),
+                backing: vma.name().or(given_name),
             };
             each(region, origin);
         }

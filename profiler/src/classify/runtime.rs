@@ -47,7 +47,7 @@ impl Runtime {
     pub fn recognise(image: &Image, vmas: &[Vma]) -> Runtime {
         let mapped = |library: &str| {
             vmas.iter()
-                .filter_map(|vma| vma.name.as_deref())
+                .filter_map(|vma| vma.name())
                 .any(|path| file_name(path).starts_with(library))
         };
         if image.go {
@@ -98,16 +98,19 @@ pub fn file_name(path: &str) -> &str {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::residency::MapsLine;
 
     fn vmas(paths: &[&str]) -> Vec<Vma> {
-        let vma = |path: &&str| Vma {
-            start: 0,
-            end: 4096,
-            protection: 5,
-            shared: false,
-            offset: 0,
-            inode: 1,
-            name: Some((*path).to_owned()),
+        let vma = |path: &&str| {
+            Vma::from(MapsLine {
+                start: 0,
+                end: 4096,
+                protection: 5,
+                shared: false,
+                offset: 0,
+                inode: 1,
+                name: Some((*path).to_owned()),
+            })
         };
         paths.iter().map(vma).collect()
     }

@@ -184,8 +184,6 @@ impl Default for Sizes {
     }
 }
 
-/// From so many threads on the ring is larger: 8 MiB more of the kernel's memory.
-const MANY_THREADS: u64 = 50_000;
 /// Up to so many it is smaller, by 6 MiB: 2 MiB are some 20,000 records, which those do not make between two times that it
 /// is emptied.
 const FEW_THREADS: u64 = 1000;
@@ -211,10 +209,10 @@ impl Sizes {
                 .saturating_add(OTHER_CALLS)
                 .min(MOST_IN_FLIGHT),
             // They all end at once, with some 300 bytes of records each, while nobody else gets a CPU.
-            ring_bytes: match threads {
-                ..=FEW_THREADS => everything.ring_bytes / 4,
-                MANY_THREADS.. => 2 * everything.ring_bytes,
-                _ => everything.ring_bytes,
+            ring_bytes: if threads <= FEW_THREADS {
+                everything.ring_bytes / 4
+            } else {
+                everything.ring_bytes
             },
             ..everything
         }

@@ -75,12 +75,12 @@ pub fn address_space(standing: &Standing) -> (AddressSpace, Vec<(u32, Option<Sta
     let mut spans = Vec::new();
     let mut last_file = None;
     let in_address_space = |mapping: &&Mapping| {
-        mapping.vma.start < mapping.vma.end && mapping.vma.name.as_deref() != Some("[vsyscall]")
+        mapping.vma.start < mapping.vma.end && mapping.vma.name() != Some("[vsyscall]")
     };
     for Mapping { vma, flags } in standing.mappings.iter().filter(in_address_space) {
         let range = vma.start..vma.end;
-        let name = vma.name.as_deref().unwrap_or_default();
-        if vma.inode != 0 || vma.shared {
+        let name = vma.name().unwrap_or_default();
+        if vma.inode() != 0 || vma.shared {
             last_file = Some(enter_file(&mut space, vma, *flags));
         } else if name == "[heap]" {
             space.program_break = Some(vma.end);

@@ -53,7 +53,7 @@ impl Comparison {
 pub fn compare(space: &mut AddressSpace, vmas: &[Vma]) -> Comparison {
     let vmas: Vec<&Vma> = vmas
         .iter()
-        .filter(|vma| vma.start < vma.end && vma.name.as_deref() != Some("[vsyscall]"))
+        .filter(|vma| vma.start < vma.end && vma.name() != Some("[vsyscall]"))
         .collect();
     let images = images(space, &vmas);
     let mut result = Comparison::default();
@@ -71,7 +71,7 @@ pub fn compare(space: &mut AddressSpace, vmas: &[Vma]) -> Comparison {
 }
 
 fn is_named(vma: &Vma, name: &str) -> bool {
-    vma.name.as_deref() == Some(name)
+    vma.name() == Some(name)
 }
 
 /// Removes what the kernel does not have.
@@ -114,7 +114,7 @@ fn check_known(space: &mut AddressSpace, vma: &Vma, result: &mut Comparison) {
 
 /// Anonymous shared memory is a file to the kernel (`/dev/zero`), and so are huge pages.
 fn backing_agrees(origin: &Origin, vma: &Vma) -> bool {
-    let file = vma.inode != 0;
+    let file = vma.inode() != 0;
     match origin.kind {
         OriginKind::Mmap { flags, .. } => {
             let shared = matches!(
@@ -191,9 +191,7 @@ fn grow_down(space: &mut AddressSpace, vma: &Vma, gap: &Range<u64>) -> bool {
 /// Mappings that only the kernel can make, whenever they appear.
 fn is_kernels_own(vma: &Vma) -> bool {
     let names = ["[stack]", "[vdso]", "[vvar]", "[vvar_vclock]", "[uprobes]"];
-    vma.name
-        .as_deref()
-        .is_some_and(|name| names.contains(&name))
+    vma.name().is_some_and(|name| names.contains(&name))
 }
 
 fn is_put_by_exec(vma: &Vma, images: &[Range<u64>]) -> bool {
@@ -214,7 +212,7 @@ fn is_put_by_exec(vma: &Vma, images: &[Range<u64>]) -> bool {
 fn images(space: &AddressSpace, vmas: &[&Vma]) -> Vec<Range<u64>> {
     let files: Vec<&Vma> = vmas
         .iter()
-        .filter(|vma| vma.inode != 0 && has_unseen_bytes(space, vma))
+        .filter(|vma| vma.inode() != 0 && has_unseen_bytes(space, vma))
         .copied()
         .collect();
     let (Some(first), Some(last)) = (files.first(), files.last()) else {
@@ -225,8 +223,8 @@ fn images(space: &AddressSpace, vmas: &[&Vma]) -> Vec<Range<u64>> {
         images.push(extent(&files, last));
     }
     for image in &mut images {
-        for vma in vmas.iter().filter(|vma| vma.inode == 0) {
-            if vma.start == image.end && vma.name.is_none() {
+        for vma in vmas.iter().filter(|vma| vma.inode() == 0) {
+            if vma.start == image.end && vma.name().is_none() {
                 image.end = vma.end;
             }
         }
@@ -235,7 +233,7 @@ fn images(space: &AddressSpace, vmas: &[&Vma]) -> Vec<Range<u64>> {
 }
 
 fn is_same_file(one: &Vma, other: &Vma) -> bool {
-    one.inode == other.inode && one.name == other.name
+    one.inode() == other.inode() && one.name() == other.name()
 }
 
 fn extent(files: &[&Vma], file: &Vma) -> Range<u64> {
@@ -266,8 +264,7 @@ fn adopt(space: &mut AddressSpace, vma: &Vma, range: Range<u64>, kind: OriginKin
         _ => 0,
     };
     let name = vma
-        .name
-        .as_deref()
+        .name()
         .and_then(|name| name.strip_prefix("[anon:")?.strip_suffix(']'))
         .map(|name| space.name_id(name));
     let protection = rwx(vma.protection);
@@ -369,12 +366,11 @@ mod tests {
         let vmas: Vec<_> = image()
             .into_iter()
             .filter(|vma| vma.start != P * 502)
-            .map(|vma| match vma.start {
-                start if start == P * 13 => Vma {
-                    protection: R,
-                    ..vma
-                },
-                _ => vma,
+            .map(|mut vma| {
+                if vma.start == P * 13 {
+                    vma.protection = R;
+                }
+                vma
             })
             .collect();
         let library = [
@@ -468,10 +464,8 @@ mod tests {
             mmap(0..P, RW, shared),
             mmap(P..P * 2, RW, shared),
         ]));
-        let zero = Vma {
-            shared: true,
-            ..vma(0..P, RW, "/dev/zero (deleted)")
-        };
+        let mut zero = vma(0..P, RW, "/dev/zero (deleted)");
+        zero.shared = true;
         let result = compare(&mut space, &[zero, vma(P..P * 2, RW, "")]);
         assert_eq!((result.backing_bytes, result.disagreement_bytes()), (P, P));
     }

@@ -81,8 +81,8 @@ impl Process {
 pub struct Thread {
     /// The stack that `clone` was given; `None` for a main thread, which runs on `[stack]`.
     pub stack: Option<Stack>,
-    /// Alternate signal stack, in bytes of address space.
-    pub alt_stack: Option<Range<u64>>,
+    /// Alternate signal stack, in bytes of address space. Boxed, for most threads have none.
+    pub alt_stack: Option<Box<Range<u64>>>,
 }
 
 /// The stack of a thread. Thread control block and thread-local storage of glibc are above its top,
@@ -227,7 +227,7 @@ impl ProcessTree {
             &Call::Sigaltstack { address, length } => {
                 let end = address.saturating_add(length);
                 let thread = self.processes[index].threads.entry(event.tid).or_default();
-                thread.alt_stack = (address < end).then_some(address..end);
+                thread.alt_stack = (address < end).then(|| Box::new(address..end));
             }
             Call::Exec { path } => self.exec(index, event, path),
             Call::Exit => self.exit(index, event),
@@ -655,7 +655,7 @@ mod tests {
         tree.apply(&by(ROOT, 102, at(72, sigaltstack(0..0))));
         tree.apply(&by(ROOT, 101, at(73, fork(103, THREAD, P * 50..P * 52))));
         let threads = &tree.process(ROOT).expect("alive").threads;
-        let alt = |tid| threads[&tid].alt_stack.clone();
+        let alt = |tid| threads[&tid].alt_stack.as_deref().cloned();
         assert_eq!(alt(101), Some(P * 30..P * 33));
         assert_eq!((alt(102), alt(103)), (None, None));
     }
@@ -687,7 +687,7 @@ mod tests {
             thread.stack.as_ref().map(|stack| stack.range.start),
             Some(P)
         );
-        assert_eq!(thread.alt_stack, Some(P * 30..P * 33));
+        assert_eq!(thread.alt_stack.as_deref(), Some(&(P * 30..P * 33)));
         // Thread 102 did not come along, its stack did.
         assert_eq!(past_stacks(&tree, 200), ["5-7"]);
         assert!(!tree.share_memory(ROOT, 200));
@@ -727,7 +727,7 @@ mod tests {
         ]);
         let alt = |tgid: u32| {
             let process = tree.process(tgid).expect("alive");
-            process.threads[&tgid].alt_stack.clone()
+            process.threads[&tgid].alt_stack.as_deref().cloned()
         };
         assert_eq!((alt(200), alt(201)), (None, Some(P..P * 4)));
     }

@@ -5,7 +5,7 @@
 use std::ops::Range;
 
 use crate::events::{Call, Event};
-use crate::residency::Vma;
+use crate::residency::{MapsLine, Vma};
 use crate::units::PAGE;
 
 use super::{AddressSpace, Advice, Piece};
@@ -168,7 +168,7 @@ fn line(space: &AddressSpace, range: Range<u64>, piece: &Piece) -> String {
 
 /// A line of `/proc/PID/maps`: private, of a file when `name` is a path.
 pub fn vma(place: Range<u64>, protection: u32, name: &str) -> Vma {
-    Vma {
+    Vma::from(MapsLine {
         start: place.start,
         end: place.end,
         protection,
@@ -178,5 +178,5 @@ pub fn vma(place: Range<u64>, protection: u32, name: &str) -> Vma {
             .strip_prefix('/')
             .map_or(0, |path| path.bytes().map(u64::from).sum()),
         name: (!name.is_empty()).then(|| name.to_owned()),
-    }
+    })
 }

@@ -99,9 +99,35 @@ impl ProcessSnapshot {
     }
 }
 
-/// One line of `/proc/PID/maps`.
+/// A mapping, in 32 bytes: a program of 100,000 threads has up to 400,000, nearly all of them anonymous.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(from = "MapsLine", into = "MapsLine")]
 pub struct Vma {
+    /// First byte.
+    pub start: u64,
+    /// One past the last byte.
+    pub end: u64,
+    /// `PROT_READ | PROT_WRITE | PROT_EXEC` as in `rwx`.
+    pub protection: u32,
+    /// `MAP_SHARED` (`s`) rather than private (`p`).
+    pub shared: bool,
+    /// `None` for anonymous memory without a name.
+    backing: Option<Box<Backing>>,
+}
+
+const _: () = assert!(size_of::<Vma>() == 32);
+
+/// What a [`Vma`] shows.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Backing {
+    offset: u64,
+    inode: u64,
+    name: Option<String>,
+}
+
+/// One line of `/proc/PID/maps`, column by column.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+pub struct MapsLine {
     /// First byte.
     pub start: u64,
     /// One past the last byte.
@@ -116,6 +142,69 @@ pub struct Vma {
     pub inode: u64,
     /// Path, or the kernel's name in brackets (`[heap]`, `[anon:…]`); `None` where the column is empty.
     pub name: Option<String>,
+}
+
+impl From<MapsLine> for Vma {
+    fn from(line: MapsLine) -> Vma {
+        let is_plain = line.offset == 0 && line.inode == 0 && line.name.is_none();
+        Vma {
+            start: line.start,
+            end: line.end,
+            protection: line.protection,
+            shared: line.shared,
+            backing: (!is_plain).then(|| {
+                Box::new(Backing {
+                    offset: line.offset,
+                    inode: line.inode,
+                    name: line.name,
+                })
+            }),
+        }
+    }
+}
+
+impl From<Vma> for MapsLine {
+    fn from(vma: Vma) -> MapsLine {
+        MapsLine {
+            start: vma.start,
+            end: vma.end,
+            protection: vma.protection,
+            shared: vma.shared,
+            offset: vma.offset(),
+            inode: vma.inode(),
+            name: vma.backing.and_then(|backing| backing.name),
+        }
+    }
+}
+
+impl Vma {
+    /// Offset in the file, in bytes; 0 for anonymous memory.
+    pub fn offset(&self) -> u64 {
+        self.backing.as_ref().map_or(0, |backing| backing.offset)
+    }
+
+    /// Inode; 0 for anonymous memory.
+    pub fn inode(&self) -> u64 {
+        self.backing.as_ref().map_or(0, |backing| backing.inode)
+    }
+
+    /// Path, or the kernel's name in brackets (`[heap]`, `[anon:…]`); `None` where the column is empty.
+    pub fn name(&self) -> Option<&str> {
+        self.backing.as_ref()?.name.as_deref()
+    }
+
+    /// From `start` to `end`, with the offset in the file that belongs there.
+    pub fn part(&self, start: u64, end: u64) -> Vma {
+        let mut part = Vma {
+            start,
+            end,
+            ..self.clone()
+        };
+        if let Some(backing) = part.backing.as_mut().filter(|backing| backing.inode != 0) {
+            backing.offset += start.saturating_sub(self.start);
+        }
+        part
+    }
 }
 
 /// A run of resident pages.

@@ -136,7 +136,7 @@ impl Objects {
 
 /// The page at the end of the address space is shown as a mapping and is none (`gate_vma`).
 fn is_gate(vma: &Vma) -> bool {
-    vma.name.as_deref() == Some("[vsyscall]")
+    vma.name() == Some("[vsyscall]")
 }
 
 fn mappings(process: &ProcessSnapshot) -> u64 {
@@ -158,10 +158,11 @@ fn anonymous_mappings(process: &ProcessSnapshot) -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::residency::MapsLine;
     use crate::residency::ResidentRange;
 
     fn vma(start: u64, shared: bool, name: Option<&str>) -> Vma {
-        Vma {
+        Vma::from(MapsLine {
             start,
             end: start + 0x1000,
             protection: 3,
@@ -169,7 +170,7 @@ mod tests {
             offset: 0,
             inode: 0,
             name: name.map(str::to_owned),
-        }
+        })
     }
 
     fn process(vmas: Vec<Vma>, resident: &[(u64, bool)], files: OpenFiles) -> ProcessSnapshot {

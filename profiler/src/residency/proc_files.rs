@@ -10,8 +10,8 @@ use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 
-use super::Vma;
 use super::scan::ScanError;
+use super::{MapsLine, Vma};
 use crate::units::{KIB, PAGE};
 
 /// Where a process's memory is shown.
@@ -222,7 +222,7 @@ pub(super) fn vvar_is_rss() -> bool {
 
 fn is_counted_vvar(entry: &SmapsEntry) -> bool {
     let by_frame_number = entry.flags.split(' ').any(|flag| flag == "pf");
-    entry.vma.name.as_deref() == Some("[vvar]") && !by_frame_number
+    entry.vma.name() == Some("[vvar]") && !by_frame_number
 }
 
 fn lines(text: &[u8]) -> impl Iterator<Item = &[u8]> {
@@ -273,7 +273,7 @@ fn parse_maps_line(line: &[u8]) -> Option<Vma> {
         return None;
     };
     let bit = |flag: u8, letter: u8, bit: libc::c_int| if flag == letter { bit as u32 } else { 0 };
-    Some(Vma {
+    Some(Vma::from(MapsLine {
         start,
         end,
         protection: bit(read, b'r', libc::PROT_READ)
@@ -283,7 +283,7 @@ fn parse_maps_line(line: &[u8]) -> Option<Vma> {
         offset,
         inode,
         name: (!name.is_empty()).then(|| String::from_utf8_lossy(name).into_owned()),
-    })
+    }))
 }
 
 fn parse_smaps(text: &[u8]) -> Vec<SmapsEntry> {
@@ -321,7 +321,7 @@ mod tests {
 ffffffffff600000-ffffffffff601000 --xp 00000000 00:00 0                  [vsyscall]
 ";
         let vmas: Vec<Vma> = lines(text).filter_map(parse_maps_line).collect();
-        let names: Vec<Option<&str>> = vmas.iter().map(|vma| vma.name.as_deref()).collect();
+        let names: Vec<Option<&str>> = vmas.iter().map(|vma| vma.name()).collect();
         assert_eq!(
             names,
             [
@@ -335,7 +335,7 @@ ffffffffff600000-ffffffffff601000 --xp 00000000 00:00 0                  [vsysca
         );
         assert_eq!(
             vmas[0],
-            Vma {
+            Vma::from(MapsLine {
                 start: 0x55d0_c3a0_0000,
                 end: 0x55d0_c3a2_8000,
                 protection: 5,
@@ -343,10 +343,10 @@ ffffffffff600000-ffffffffff601000 --xp 00000000 00:00 0                  [vsysca
                 offset: 0x28000,
                 inode: 1_048_602,
                 name: Some("/opt/my app (deleted)".to_owned()),
-            }
+            })
         );
         assert_eq!(
-            (vmas[2].protection, vmas[3].shared, vmas[4].offset),
+            (vmas[2].protection, vmas[3].shared, vmas[4].offset()),
             (0, true, 0x1000)
         );
     }

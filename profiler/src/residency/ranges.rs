@@ -79,7 +79,7 @@ pub fn outside(vmas: &[Vma], ranges: &[ResidentRange]) -> Vec<ResidentRange> {
 /// kernel pages mapped by frame number, and huge pages of hugetlbfs. Those that only `smaps` gives
 /// away are found by [`super::reconcile`].
 pub(super) fn never_rss(vma: &Vma) -> bool {
-    match vma.name.as_deref() {
+    match vma.name() {
         Some("[vvar]") => !vvar_is_rss(),
         name => matches!(
             name,
@@ -91,9 +91,10 @@ pub(super) fn never_rss(vma: &Vma) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::residency::MapsLine;
 
     fn vma(start: u64, end: u64, shared: bool, name: Option<&str>) -> Vma {
-        Vma {
+        Vma::from(MapsLine {
             start,
             end,
             protection: 3,
@@ -101,7 +102,7 @@ mod tests {
             offset: 0,
             inode: 0,
             name: name.map(str::to_owned),
-        }
+        })
     }
 
     fn range(start: u64, end: u64, file: bool) -> ResidentRange {

@@ -74,9 +74,10 @@ fn right_ranges(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::residency::MapsLine;
 
     fn entry(start: u64, end: u64, rss_bytes: u64, flags: &str) -> SmapsEntry {
-        let vma = Vma {
+        let vma = Vma::from(MapsLine {
             start,
             end,
             protection: 3,
@@ -84,7 +85,7 @@ mod tests {
             offset: 0,
             inode: 0,
             name: None,
-        };
+        });
         SmapsEntry {
             vma,
             rss_bytes,

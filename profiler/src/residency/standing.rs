@@ -139,13 +139,14 @@ fn images(pid: u32, mappings: &[Mapping]) -> Vec<Range<u64>> {
     for (index, mapping) in mappings.iter().enumerate() {
         let vma = &mapping.vma;
         let is_known = images.iter().any(|image| image.contains(&vma.start));
-        let Some(path) = vma.name.as_deref().filter(|path| path.starts_with('/')) else {
+        let Some(path) = vma.name().filter(|path| path.starts_with('/')) else {
             continue;
         };
-        if vma.protection & PROT_EXEC == 0 || vma.inode == 0 || is_known {
+        if vma.protection & PROT_EXEC == 0 || vma.inode() == 0 || is_known {
             continue;
         }
-        let of_file = |other: &&Mapping| other.vma.inode == vma.inode && other.vma.offset == 0;
+        let of_file =
+            |other: &&Mapping| other.vma.inode() == vma.inode() && other.vma.offset() == 0;
         let Some(first) = mappings[..=index].iter().rev().find(of_file) else {
             continue;
         };

@@ -282,7 +282,7 @@ mod tests {
     use super::*;
     use crate::{
         classify::runtime::Runtime,
-        residency::{ResidentRange, Vma},
+        residency::{MapsLine, ResidentRange, Vma},
     };
 
     const ROOT: u32 = 100;
@@ -312,7 +312,7 @@ mod tests {
     fn frozen(taken_ns: u64, processes: &[(u32, u64)]) -> Frozen {
         let process = |&(tgid, pages): &(u32, u64)| ProcessSnapshot {
             tgid,
-            vmas: vec![Vma {
+            vmas: vec![Vma::from(MapsLine {
                 start: 0x10000,
                 end: 0x20000,
                 protection: 3,
@@ -320,7 +320,7 @@ mod tests {
                 offset: 0,
                 inode: 0,
                 name: None,
-            }],
+            })],
             resident: vec![ResidentRange {
                 start: 0x10000,
                 end: 0x10000 + pages * PAGE,

@@ -42,7 +42,7 @@ use crate::{
     events::{Call, Event, journal::Journal},
     regions::{AddressSpace, Origin, OriginKind, Piece, ProcessTree, compare},
     residency::{
-        Method, ProcessSnapshot, ResidentRange, Snapshot, Vma,
+        MapsLine, Method, ProcessSnapshot, ResidentRange, Snapshot, Vma,
         ledger::Ledger,
         ranges::{bytes, outside, settle},
         standing::Standing,
@@ -397,7 +397,7 @@ fn unseen(range: &ResidentRange, start_stack: u64) -> Vma {
         true => "[stack]",
         false => "mapped by exec, gone before it was seen",
     };
-    Vma {
+    Vma::from(MapsLine {
         start: range.start,
         end: range.end,
         protection: 0,
@@ -405,7 +405,7 @@ fn unseen(range: &ResidentRange, start_stack: u64) -> Vma {
         offset: 0,
         inode: 0,
         name: Some(name.into()),
-    }
+    })
 }
 
 /// The mappings at the candidate: the region map's pieces, with names where they were seen, and what
@@ -431,13 +431,9 @@ fn mappings(
             if next < start {
                 vmas.push(made_up(next..start, origin, piece));
             }
-            vmas.push(Vma {
-                start,
-                end,
-                protection: piece.protection.into(),
-                offset: vma.offset + (start - known.start),
-                ..vma.clone()
-            });
+            let mut part = vma.part(start, end);
+            part.protection = piece.protection.into();
+            vmas.push(part);
             next = end;
         }
         if next < range.end {
@@ -445,7 +441,7 @@ fn mappings(
         }
     }
     for (known, vma) in seen.iter() {
-        let is_stack = vma.name.as_deref() == Some("[stack]");
+        let is_stack = vma.name() == Some("[stack]");
         let start = if is_stack {
             known.start.saturating_sub(STACK_REACH)
         } else {
@@ -462,11 +458,7 @@ fn mappings(
                 false => gap.start,
             };
             covered.insert(start..gap.end, ());
-            vmas.push(Vma {
-                start,
-                end: gap.end,
-                ..vma.clone()
-            });
+            vmas.push(vma.part(start, gap.end));
         }
     }
     vmas.sort_by_key(|vma| vma.start);
@@ -475,7 +467,7 @@ fn mappings(
 
 /// Private anonymous memory without a name.
 fn is_plain(vma: &Vma) -> bool {
-    vma.name.is_none() && vma.inode == 0 && !vma.shared
+    vma.name().is_none() && vma.inode() == 0 && !vma.shared
 }
 
 /// Whether a mapping of this call is plain, unless it was given a name.
@@ -496,9 +488,10 @@ fn forget_others(seen: &mut RangeMap<u64, Vma>, range: Range<u64>) {
 fn agrees(origin: &Origin, vma: &Vma) -> bool {
     match origin.kind {
         OriginKind::Mmap { .. } => {
-            is_shared(origin) == vma.shared && (vma.shared || origin.is_file() == (vma.inode != 0))
+            is_shared(origin) == vma.shared
+                && (vma.shared || origin.is_file() == (vma.inode() != 0))
         }
-        OriginKind::Brk => vma.inode == 0,
+        OriginKind::Brk => vma.inode() == 0,
         OriginKind::Exec | OriginKind::Unknown => true,
     }
 }
@@ -511,7 +504,7 @@ fn is_shared(origin: &Origin) -> bool {
 /// A mapping that was gone before anyone looked: what its call tells.
 fn made_up(range: Range<u64>, origin: &Origin, piece: &Piece) -> Vma {
     let huge = origin.has_flag(libc::MAP_HUGETLB);
-    Vma {
+    Vma::from(MapsLine {
         start: range.start,
         end: range.end,
         protection: piece.protection.into(),
@@ -525,7 +518,7 @@ fn made_up(range: Range<u64>, origin: &Origin, piece: &Piece) -> Vma {
             _ if is_shared(origin) && !origin.is_file() => Some("/dev/zero (deleted)".into()),
             _ => None,
         },
-    }
+    })
 }
 
 #[cfg(test)]
@@ -652,19 +645,25 @@ mod tests {
         let path = "/bin/x".into();
         both.event(&event(Call::Exec { path }));
         both.event(&anonymous(4 * PAGE, 4 * PAGE));
-        let vma = |start: u64, end: u64, name: Option<&str>| Vma {
-            start: start * PAGE,
-            end: end * PAGE,
-            protection: 3,
-            shared: false,
-            offset: 0,
-            inode: 0,
-            name: name.map(str::to_owned),
+        let vma = |start: u64, end: u64, name: Option<&str>| {
+            Vma::from(MapsLine {
+                start: start * PAGE,
+                end: end * PAGE,
+                protection: 3,
+                shared: false,
+                offset: 0,
+                inode: 0,
+                name: name.map(str::to_owned),
+            })
         };
         let kept = |both: &Both| -> Vec<_> {
             let seen = both.at_peak.seen.mappings.values().flat_map(RangeMap::iter);
             let pages = |(range, vma): (&Range<u64>, &Vma)| {
-                (range.start / PAGE, range.end / PAGE, vma.name.clone())
+                (
+                    range.start / PAGE,
+                    range.end / PAGE,
+                    vma.name().map(str::to_owned),
+                )
             };
             seen.map(pages).collect()
         };
@@ -739,7 +738,7 @@ mod tests {
             panic!("{:?}", snapshot.vmas);
         };
         assert_eq!(image.start..image.end, PAGE..2 * PAGE);
-        assert_eq!(stack.name.as_deref(), Some("[stack]"));
+        assert_eq!(stack.name(), Some("[stack]"));
         // Had the kernel not counted them, they would have come later.
         let (snapshot, unmapped) = both.at_peak.whole.process(&counting(1), &bits, &seen);
         assert_eq!((snapshot.unexplained_bytes, unmapped), (0, 3 * PAGE));

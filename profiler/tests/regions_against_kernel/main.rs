@@ -14,7 +14,7 @@ use std::ops::Range;
 use procfs::process::{MMPermissions, MMapPath, MemoryMap, Process};
 use profiler::events::Call;
 use profiler::regions::AddressSpace;
-use profiler::residency::Vma;
+use profiler::residency::{MapsLine, Vma};
 
 const PAGE: u64 = 4096;
 
@@ -36,14 +36,16 @@ fn vma_inside(map: &MemoryMap, frame: &Range<u64>) -> Option<Vma> {
         .iter()
         .filter(|(bit, _)| map.perms.contains(*bit))
         .fold(0, |all, (_, protection)| all | *protection as u32);
-    (start < end).then(|| Vma {
-        start,
-        end,
-        protection,
-        shared: map.perms.contains(MMPermissions::SHARED),
-        offset: map.offset,
-        inode: map.inode,
-        name: column(&map.pathname),
+    (start < end).then(|| {
+        Vma::from(MapsLine {
+            start,
+            end,
+            protection,
+            shared: map.perms.contains(MMPermissions::SHARED),
+            offset: map.offset,
+            inode: map.inode,
+            name: column(&map.pathname),
+        })
     })
 }
 

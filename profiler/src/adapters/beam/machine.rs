@@ -28,7 +28,7 @@ impl Machine {
             .process
             .vmas
             .iter()
-            .filter(|vma| vma.offset == 0 && vma.name.as_ref() == Some(path))
+            .filter(|vma| vma.offset() == 0 && vma.name() == Some(path.as_str()))
             .map(|vma| vma.start)
             .min()
             .ok_or_else(|| Refusal(format!("{path} is not mapped from its start")))?;

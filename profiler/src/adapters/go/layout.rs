@@ -113,7 +113,7 @@ impl Layout {
         let (address, offset) = self.lowest;
         let first = vmas
             .iter()
-            .find(|vma| vma.name.as_deref() == Some(path) && vma.offset == page_floor(offset));
+            .find(|vma| vma.name() == Some(path) && vma.offset() == page_floor(offset));
         let vma = first.ok_or_else(|| Refusal(format!("{path} is not mapped from its start")))?;
         Ok(vma.start.wrapping_sub(page_floor(address)))
     }

@@ -71,11 +71,7 @@ pub fn divide(target: &Target, into: &mut DivisionBuilder) -> Result<Option<Book
 
 /// The file that V8 is in: libnode, or the program.
 fn image(target: &Target) -> PathBuf {
-    let names = target
-        .process
-        .vmas
-        .iter()
-        .filter_map(|vma| vma.name.as_deref());
+    let names = target.process.vmas.iter().filter_map(|vma| vma.name());
     let library = names
         .into_iter()
         .find(|path| file_name(path).starts_with("libnode.so"));

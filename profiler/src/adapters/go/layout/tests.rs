@@ -1,6 +1,7 @@
 //! DWARF byte by byte, as the Go linker writes it.
 
 use super::*;
+use crate::residency::MapsLine;
 use proptest::prelude::*;
 
 /// Abbreviations: 1 a unit, 2 a struct, 3 a member, 4 a number, 5 a name of a type, 6 a pointer.
@@ -187,14 +188,16 @@ fn a_program_that_may_be_anywhere_is_found_by_its_first_mapping() {
         lowest: (0x1040, 0x40),
         fields: Fields::default(),
     };
-    let vma = |start, offset, name: &str| Vma {
-        start,
-        end: start + 0x1000,
-        protection: 5,
-        shared: false,
-        offset,
-        inode: 1,
-        name: Some(name.to_owned()),
+    let vma = |start, offset, name: &str| {
+        Vma::from(MapsLine {
+            start,
+            end: start + 0x1000,
+            protection: 5,
+            shared: false,
+            offset,
+            inode: 1,
+            name: Some(name.to_owned()),
+        })
     };
     let vmas = [
         vma(0x1000, 0, "/lib"),
