@@ -92,6 +92,8 @@ pub(super) struct Following<'a> {
     start: Option<own_cost::Start>,
     /// Call stacks that have arrived.
     captures: Captures,
+    /// Processes that have sent call stacks since it was read where their code is mapped.
+    code_wanted: BTreeSet<u32>,
     /// Processes whose code is mapped as it was last read for them.
     code_current: HashSet<u32>,
     /// When the mappings of each process may be read again for them.
@@ -182,6 +184,7 @@ impl<'a> Following<'a> {
             at_peak: None,
             start: None,
             captures: Captures::default(),
+            code_wanted: BTreeSet::new(),
             code_current: HashSet::new(),
             code_due: HashMap::new(),
             maps: MapsPolicy::default(),
@@ -409,18 +412,21 @@ impl<'a> Following<'a> {
         let Some(probe) = probes.and_then(|probes| probes.call_stacks.as_mut()) else {
             return;
         };
-        let mut callers = BTreeSet::new();
         while let Some(capture) = probe.next(Capture::decode) {
             // The probes send nothing else.
             let Some(capture) = capture else { continue };
-            callers.insert(capture.tgid);
+            self.code_wanted.insert(capture.tgid);
             self.captures.insert(capture);
         }
-        for tgid in callers {
+        let mut not_due = BTreeSet::new();
+        for tgid in std::mem::take(&mut self.code_wanted) {
             let began = std::time::Instant::now();
-            if self.code_current.contains(&tgid)
-                || self.code_due.get(&tgid).is_some_and(|&due| began < due)
-            {
+            if self.code_current.contains(&tgid) {
+                continue;
+            }
+            // It may call nothing any more, and lives on for a later time.
+            if self.code_due.get(&tgid).is_some_and(|&due| began < due) {
+                not_due.insert(tgid);
                 continue;
             }
             // One that is gone has left its code in an earlier reading, or its stacks stay unresolved.
@@ -432,6 +438,7 @@ impl<'a> Following<'a> {
             let due = began + began.elapsed() * READING_SHARE;
             self.code_due.insert(tgid, due);
         }
+        self.code_wanted = not_due;
     }
 
     fn tick(&mut self) -> Result<()> {

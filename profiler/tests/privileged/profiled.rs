@@ -63,9 +63,14 @@ pub struct Profiling {
 impl Profiling {
     /// Profiles a command that starts so many fixtures, and waits until they stand still.
     pub fn start(fixtures: usize, command: &[&str]) -> Profiling {
+        Profiling::start_with(&["--tier", "C"], fixtures, command)
+    }
+
+    /// As [`start`](Self::start), with other options.
+    pub fn start_with(options: &[&str], fixtures: usize, command: &[&str]) -> Profiling {
         let folder = tempfile::tempdir().expect("a folder for the result");
         let mut profiler = profiler_with(
-            &["--tier", "C", "--event-log", &log_in(&folder)],
+            &[options, &["--event-log", &log_in(&folder)]].concat(),
             &folder.path().join("result.json"),
         );
         let mut profiler = profiler
@@ -100,7 +105,7 @@ impl Profiling {
     /// Waits until the profiler has scanned the fixtures as they stand, which its log of events tells: the
     /// target itself cannot know. Gives their RSS, which is asked for anew each time: a fixture that has said that it
     /// stands still has yet to wait, and may touch a page for that.
-    fn wait_for_scan_of(&self, tgids: &[u32]) -> u64 {
+    pub fn wait_for_scan_of(&self, tgids: &[u32]) -> u64 {
         let deadline = Instant::now() + LONG;
         let scanned = |entry: &Entry<Snapshot>| match entry {
             Entry::Snapshot(snapshot) => snapshot.processes.iter().map(|it| it.rss_bytes).sum(),
@@ -128,22 +133,15 @@ impl Profiling {
     }
 
     /// Ends the fixtures and gives the result. `tgids` are the processes of the tree at its peak.
-    pub fn finish(mut self, tgids: &[u32]) -> Profiled {
+    pub fn finish(self, tgids: &[u32]) -> Profiled {
         let rss_bytes = self.wait_for_scan_of(tgids);
         let rss_of_told = self
             .told
             .iter()
             .map(|(name, &(start, length))| (name.clone(), resident(tgids[0], start, length)))
             .collect();
-        drop(self.profiler.stdin.take());
-        let result = self.result();
-        // Read on to the end, or a command that prints more would wait for ever.
-        let mut rest = String::new();
-        self.stdout.read_to_string(&mut rest).expect("text");
-        let output = self.profiler.wait_with_output().expect("the profiler ends");
-        let stderr = String::from_utf8_lossy(&output.stderr);
-        assert!(output.status.success(), "{stderr}");
-        let run = read_run(&result);
+        let told = self.told.clone();
+        let run = self.end();
         let peak = run.peak.as_ref().expect("it was scanned");
         assert_eq!(
             peak.rss_bytes, rss_bytes,
@@ -152,9 +150,22 @@ impl Profiling {
         assert_eq!(run.warnings, Vec::<String>::new());
         Profiled {
             run,
-            told: self.told,
+            told,
             smaps: rss_of_told,
         }
+    }
+
+    /// Ends the fixtures and gives the result.
+    pub fn end(mut self) -> Run {
+        drop(self.profiler.stdin.take());
+        let result = self.result();
+        // Read on to the end, or a command that prints more would wait for ever.
+        let mut rest = String::new();
+        self.stdout.read_to_string(&mut rest).expect("text");
+        let output = self.profiler.wait_with_output().expect("the profiler ends");
+        let stderr = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success(), "{stderr}");
+        read_run(&result)
     }
 }
 
