@@ -93,9 +93,9 @@ pub fn divide(target: &Target, into: &mut DivisionBuilder) -> Result<Option<Book
         true => Leaf::VmMalloc,
         false => Leaf::MallocUsed,
     };
-    let walked = walk_all(target.memory, &heaps)?;
+    let mut walked = walk_all(target.memory, &heaps)?;
     let tops: Vec<u64> = walked.iter().filter_map(|heap| heap.top).collect();
-    let cached = cached_by_threads(&walked);
+    let cached = cached_by_threads(&mut walked);
     let fast = fast_chunks(target, &heaps, &tops)?;
     let divided = workers::share(&walked, |queue| {
         queue
@@ -325,14 +325,36 @@ fn walk(memory: &Memory, heap: &Heap, heaps: &[Heap]) -> Result<Walked, Refusal>
     }
 }
 
-/// A chunk that looks as if a thread kept it: as an entry of a list.
+/// A chunk that looks as if a thread kept it: as an entry of a list. 100,000 threads have half a million.
 #[derive(Debug, Clone, Copy)]
 struct Link {
-    /// Address of the entry: the data of the chunk.
-    entry: u64,
+    /// Address of the entry, which is the data of the chunk; in the bits that no address has, the size of the chunk in
+    /// [`ALIGNMENT`]s.
+    entry_and_size: u64,
     /// The next entry, 0 behind the last.
     next: u64,
-    size: u64,
+}
+
+/// An address of user space has 57 bits at most (Documentation/arch/x86/x86_64/5level-paging.rst).
+const ADDRESS_BITS: u32 = 57;
+const _: () = assert!(LARGEST_CACHED / ALIGNMENT < 1 << (u64::BITS - ADDRESS_BITS));
+
+impl Link {
+    fn new(entry: u64, size: u64, next: u64) -> Link {
+        let entry_and_size = entry | (size / ALIGNMENT) << ADDRESS_BITS;
+        Link {
+            entry_and_size,
+            next,
+        }
+    }
+
+    fn entry(&self) -> u64 {
+        self.entry_and_size & ((1 << ADDRESS_BITS) - 1)
+    }
+
+    fn size(&self) -> u64 {
+        (self.entry_and_size >> ADDRESS_BITS) * ALIGNMENT
+    }
 }
 
 /// The chunk at `at` as an entry of a list; `None` when it leads to no heap.
@@ -346,21 +368,25 @@ fn link(memory: &Memory, at: u64, size: u64, heaps: &[Heap]) -> Option<Link> {
         let heap = behind.checked_sub(1).map(|index| heaps[index]);
         next.is_multiple_of(ALIGNMENT) && heap.is_some_and(|heap| next < heap.end)
     };
-    leads_on.then_some(Link { entry, next, size })
+    leads_on.then(|| Link::new(entry, size, next))
 }
 
 /// Addresses of the chunks that threads keep for themselves, in order. A thread's lists are in a chunk of one
 /// size, which other data may have too: so each of its words has to be right.
-fn cached_by_threads(walked: &[Walked]) -> Vec<u64> {
-    let steps: Vec<Step> = walked
-        .iter()
-        .flat_map(|heap| &heap.lists)
-        .copied()
+fn cached_by_threads(walked: &mut [Walked]) -> Vec<u64> {
+    let mut steps: Vec<Step> = Vec::new();
+    for heap in &mut *walked {
+        steps.extend(std::mem::take(&mut heap.lists));
+    }
+    // Nobody else needs them, and there may be a few MiB of them.
+    let links: Vec<Vec<Link>> = walked
+        .iter_mut()
+        .map(|heap| std::mem::take(&mut heap.links))
         .collect();
     let parts: Vec<&[Step]> = steps.chunks(LISTS_AT_ONCE).collect();
     let followed = workers::share(&parts, |queue| {
         queue
-            .map(|(index, lists)| (index, follow(lists.to_vec(), walked)))
+            .map(|(index, lists)| (index, follow(lists.to_vec(), &links)))
             .collect()
     });
     let refuted: HashSet<u64> = followed
@@ -390,18 +416,18 @@ struct Followed {
 
 /// Follows lists side by side, one step at a time in the order of addresses, so that what may be an entry is gone
 /// through, and not searched.
-fn follow(mut steps: Vec<Step>, walked: &[Walked]) -> Followed {
+fn follow(mut steps: Vec<Step>, links: &[Vec<Link>]) -> Followed {
     let mut followed = Followed::default();
     while !steps.is_empty() {
         steps.sort_unstable_by_key(|step| step.entry);
         let mut next_steps = Vec::new();
-        let mut links = walked.iter().flat_map(|heap| &heap.links).peekable();
+        let mut links = links.iter().flatten().peekable();
         for step in steps {
-            while links.next_if(|link| link.entry < step.entry).is_some() {}
-            let link = links.peek().filter(|link| link.entry == step.entry);
+            while links.next_if(|link| link.entry() < step.entry).is_some() {}
+            let link = links.peek().filter(|link| link.entry() == step.entry);
             // Bin n holds chunks of 32 + 16 n bytes.
             let size = SMALLEST + ALIGNMENT * u64::from(step.bin);
-            let Some(&&Link { next, .. }) = link.filter(|link| link.size == size) else {
+            let Some(&&Link { next, .. }) = link.filter(|link| link.size() == size) else {
                 followed.refuted.push(step.cache);
                 continue;
             };

@@ -128,15 +128,22 @@ pub fn pidfd(pid: u32) -> io::Result<OwnedFd> {
     Ok(unsafe { OwnedFd::from_raw_fd(fd as RawFd) })
 }
 
-/// `PF_KTHREAD` (include/linux/sched.h), the seventh number behind the name in `stat`.
 fn is_of_kernel(folder: &Path) -> bool {
     const PF_KTHREAD: u64 = 0x0020_0000;
-    let stat = fs::read_to_string(folder.join("stat")).unwrap_or_default();
-    let behind_name = stat.rsplit_once(')').map_or("", |(_, rest)| rest);
-    let flags = behind_name.split_ascii_whitespace().nth(6);
-    flags
-        .and_then(|flags| flags.parse::<u64>().ok())
-        .is_some_and(|flags| flags & PF_KTHREAD != 0)
+    flags(folder).is_some_and(|flags| flags & PF_KTHREAD != 0)
+}
+
+/// The first thread of a process is on its way out, or gone.
+pub fn is_ending(pid: u32) -> bool {
+    const PF_EXITING: u64 = 0x4;
+    flags(&PathBuf::from(format!("/proc/{pid}"))).is_none_or(|flags| flags & PF_EXITING != 0)
+}
+
+/// `PF_*` (include/linux/sched.h) of the first thread of a process: the seventh number behind the name in `stat`.
+fn flags(folder: &Path) -> Option<u64> {
+    let stat = fs::read_to_string(folder.join("stat")).ok()?;
+    let (_, behind_name) = stat.rsplit_once(')')?;
+    behind_name.split_ascii_whitespace().nth(6)?.parse().ok()
 }
 
 /// The kernel's own answer, by the file that everything begins with.

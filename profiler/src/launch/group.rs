@@ -7,7 +7,7 @@
 //!
 //! Files and their meaning: the kernel's `Documentation/admin-guide/cgroup-v2.rst`.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashSet};
 use std::fs::{self, File};
 use std::io::{self, ErrorKind};
 use std::os::fd::AsFd;
@@ -255,27 +255,39 @@ impl TargetGroup {
         }
     }
 
-    /// Moves processes out of the group, to where we are ourselves: they outlive the measurement.
-    pub fn release(&self, pids: &[u32]) -> Result<(), GroupError> {
+    /// Moves all processes out of the group, to where we are ourselves: they outlive the measurement. One that is
+    /// ending is not moved by the kernel, and stays until it is gone.
+    pub fn release(&self) -> Result<(), GroupError> {
         let TargetGroup::Cgroup(cgroup) = self else {
             return Ok(());
         };
         let parent = own_cgroup()?.join("cgroup.procs");
-        for pid in pids {
-            accounting::release(&cgroup.directory, *pid);
-            match fs::write(&parent, pid.to_string()) {
-                // It has ended meanwhile.
-                Err(error) if error.raw_os_error() == Some(libc::ESRCH) => {}
-                result => result.map_err(access(&parent))?,
+        let mut moved = HashSet::new();
+        loop {
+            // One that is not moved yet may have forked.
+            let mut pids = cgroup.pids()?;
+            pids.retain(|pid| moved.insert(*pid));
+            if pids.is_empty() {
+                return Ok(());
+            }
+            for pid in pids {
+                accounting::release(&cgroup.directory, pid);
+                match fs::write(&parent, pid.to_string()) {
+                    // It has ended meanwhile.
+                    Err(error) if error.raw_os_error() == Some(libc::ESRCH) => {}
+                    result => result.map_err(access(&parent))?,
+                }
             }
         }
-        Ok(())
     }
 
-    /// Removes the cgroup, which must be empty, and the groups that the target made below it.
+    /// Removes the cgroup, in which nobody may be but those that are ending, and the groups that the target made
+    /// below it.
     pub fn remove(&self) -> Result<(), GroupError> {
         match self {
             TargetGroup::Cgroup(cgroup) => {
+                // Where the time is over, the kernel says why it cannot be removed.
+                cgroup.wait_for("populated 0", Instant::now() + KILL_TIMEOUT)?;
                 let companion = accounting::existing(&cgroup.directory);
                 let companion = companion.map_or(Ok(()), |path| remove_below(&path));
                 remove_below(&cgroup.directory).and(companion)

@@ -53,6 +53,8 @@ pub struct Traced {
 #[derive(Debug)]
 struct Thread {
     tid: u32,
+    /// It is the first of its process.
+    leads: bool,
     stopped: bool,
     /// A signal that was on its way to it, which it gets when it goes on.
     signal: i32,
@@ -97,6 +99,7 @@ impl Traced {
         }
         self.threads.push(Thread {
             tid,
+            leads: tid == pid,
             stopped: false,
             signal: 0,
         });
@@ -136,14 +139,20 @@ impl Traced {
 
     /// Lets all of them go on, with the signals that were on their way.
     fn release(&mut self) {
-        let mut left = Vec::new();
+        let (mut killed, mut left) = (Vec::new(), Vec::new());
         for thread in self.threads.drain(..) {
-            if request(libc::PTRACE_DETACH, thread.tid, thread.signal).is_err() {
-                left.push(thread.tid);
+            match request(libc::PTRACE_DETACH, thread.tid, thread.signal) {
+                Ok(()) => {}
+                Err(_) if thread.stopped => killed.push(thread),
+                Err(_) => left.push(thread.tid),
             }
         }
-        // Those that were killed meanwhile stay zombies until their tracer has seen it, and those that had not
-        // stopped yet must stop to be let go.
+        // Nothing but SIGKILL ends such a stop, as when a thread that was let go before ends the process. They stay
+        // zombies until their tracer has seen it, and their process does not end before; its first thread is one to be
+        // waited for when all others are gone (`delay_group_leader`, include/linux/sched/signal.h).
+        killed.sort_by_key(|thread| thread.leads);
+        killed.iter().for_each(|thread| wait_for_end(thread.tid));
+        // Those that had not stopped yet must stop to be let go.
         let deadline = Instant::now() + Duration::from_secs(1);
         while !left.is_empty() && Instant::now() < deadline {
             left.retain(|&tid| match look(tid) {
@@ -197,6 +206,21 @@ fn request(request: libc::c_uint, tid: u32, data: i32) -> io::Result<()> {
     match unsafe { libc::ptrace(request, tid as libc::pid_t, none, data) } {
         -1 => Err(io::Error::last_os_error()),
         _ => Ok(()),
+    }
+}
+
+/// Waits for a thread of ours that was killed.
+fn wait_for_end(tid: u32) {
+    let mut status = 0;
+    loop {
+        // SAFETY: the status is ours to be written.
+        let found = unsafe { libc::waitpid(tid as libc::pid_t, &raw mut status, libc::__WALL) };
+        let interrupted =
+            found == -1 && io::Error::last_os_error().kind() == io::ErrorKind::Interrupted;
+        // What it had not told of its stop comes before its end.
+        if !interrupted && (found == -1 || !libc::WIFSTOPPED(status)) {
+            return;
+        }
     }
 }
 

@@ -254,20 +254,7 @@ impl<'a> Following<'a> {
             match waiting.next().await? {
                 Next::Ring => self.drain()?,
                 Next::Tick => self.tick()?,
-                Next::Stdout(line) => {
-                    let now = monotonic_ns();
-                    match self.words.stdout(&line) {
-                        Some(Word::Launch) => {
-                            self.launch_ns = Some(now);
-                            self.phase_counters.launch = self.read_counters();
-                        }
-                        Some(Word::Alive) => {
-                            self.alive_ns = Some(now);
-                            self.phase_counters.alive = self.read_counters();
-                        }
-                        None => {}
-                    }
-                }
+                Next::Stdout(line) => self.said(&line, monotonic_ns()),
                 Next::Stderr(line) => {
                     // Whether anybody reads it is the target's matter as little as ours.
                     let _ = writeln!(std::io::stderr().lock(), "{line}");
@@ -280,13 +267,28 @@ impl<'a> Following<'a> {
         };
         let status = waitpid(pid, None).context("cannot wait for the target")?;
         for line in waiting.rest_of_stdout().await {
-            self.words.stdout(&line);
+            self.said(&line, exit_ns);
         }
         for line in waiting.rest_of_stderr().await {
             self.words.stderr(&line);
         }
         self.drain()?;
         self.end(exit_ns, Some(status), None)
+    }
+
+    /// Takes a line of the target's stdout, which came at a time or shortly before.
+    fn said(&mut self, line: &str, at_ns: u64) {
+        match self.words.stdout(line) {
+            Some(Word::Launch) => {
+                self.launch_ns = Some(at_ns);
+                self.phase_counters.launch = self.read_counters();
+            }
+            Some(Word::Alive) => {
+                self.alive_ns = Some(at_ns);
+                self.phase_counters.alive = self.read_counters();
+            }
+            None => {}
+        }
     }
 
     /// A program of ours is ended; a command is told what it has not been told by its terminal.
@@ -691,6 +693,13 @@ impl<'a> Following<'a> {
         let mut divided = Vec::new();
         if let Ok(snapshot) = &snapshot {
             analysis.compare(snapshot);
+            let probes = self.probes.as_ref();
+            if probes.is_some_and(|probes| probes.call_stacks.is_some()) {
+                for process in &snapshot.processes {
+                    let code = &mut self.captures.code;
+                    code.read(process.tgid, monotonic_ns(), &process.vmas);
+                }
+            }
             // While memory grows, adapters would look at what is about to change. In tier C the best scan may
             // be one of growth, and would be divided by a look at something else.
             let wanted = match self.books {

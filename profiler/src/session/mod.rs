@@ -144,7 +144,7 @@ pub fn run(job: &Job, options: &Options) -> Result<Run, SessionError> {
     // Whatever the target left behind goes with it when it was ours to end, or never began; a command's
     // own children that outlive it are let go.
     let release = match &ended {
-        Ok(Ended { leftovers, .. }) if job.contract.is_none() => group.release(leftovers),
+        Ok(_) if job.contract.is_none() => group.release(),
         _ => group.kill(KILL_TIMEOUT),
     };
     release.context("cannot empty the target's group")?;

@@ -89,7 +89,6 @@ pub fn replay(log: Vec<Entry<Frozen>>, job: &Job) -> Result<Run> {
         probes: Vec::new(),
         warnings: Vec::new(),
         settings: Vec::new(),
-        leftovers: Vec::new(),
     };
     let run = finish::run(ended, job, SystemTime::UNIX_EPOCH)?;
     Ok(Run {

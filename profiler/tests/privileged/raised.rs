@@ -180,11 +180,17 @@ fn killed_together_with_its_guardian_the_next_start_gives_them_back() {
     for next in [doctor, next_run] {
         let mut run = Sleeper::start(original + 1_000);
         let (target, _) = run.target();
-        let guardian = run.guardian().expect("a child of the profiler");
+        let guardian = until("the guardian", || run.guardian());
         for pid in [guardian, run.profiler.id()] {
             kill(Pid::from_raw(pid as i32), Signal::SIGKILL).expect("it is alive");
         }
         run.wait();
+        // Until its end it holds the lock by which the next start knows that somebody needs the setting.
+        until("the end of the guardian", || {
+            let stat = fs::read_to_string(format!("/proc/{guardian}/stat"));
+            stat.map_or(true, |stat| stat.contains(") Z "))
+                .then_some(())
+        });
         assert_eq!(setting(), original + 1_000);
         assert!(Path::new(&format!("/proc/{target}/exe")).exists());
         let output = profiler(next).output().expect("it starts");

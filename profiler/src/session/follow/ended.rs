@@ -11,6 +11,7 @@ use nix::sys::wait::WaitStatus;
 use super::Following;
 use crate::{
     call_stacks::Named,
+    launch::existing::is_ending,
     probes::{counters::TreeCounters, tier::Tier},
     residency::StatmReader,
     results::{
@@ -58,8 +59,6 @@ pub(in crate::session) struct Ended {
     pub probes: Vec<Probe>,
     pub warnings: Vec<String>,
     pub settings: Vec<String>,
-    /// Processes of the tree that outlive the command, or have not quite ended.
-    pub leftovers: Vec<u32>,
     /// The call stacks that made the memory at the peak; `None` where they were not taken.
     pub named: Option<Named>,
     /// What became of the calls whose stack was asked for.
@@ -90,15 +89,16 @@ impl Following<'_> {
                  repaired from /proc/PID/maps"
             ));
         }
-        let mut leftovers = self
+        let mut outlive = self
             .group
             .pids()
             .context("cannot list the target's group")?;
         let ended = status.and_then(|status| status.pid());
-        leftovers.retain(|&tgid| Some(tgid) != ended.map(|pid| pid.as_raw() as u32));
-        // One that is ending is in the group until the kernel is done with it, and has no memory by then: a
-        // parent goes on when the memory of its vfork child is gone, not when the child is.
-        let outlive = leftovers.iter().filter(|&&tgid| has_memory(tgid)).count();
+        outlive.retain(|&tgid| Some(tgid) != ended.map(|pid| pid.as_raw() as u32));
+        // One that is ending is in the group until the kernel is done with it: a parent goes on when its vfork child
+        // has done with their memory, not when the child is gone.
+        outlive.retain(|&tgid| has_memory(tgid) && !is_ending(tgid));
+        let outlive = outlive.len();
         if outlive > 0 && !self.ours_to_end && attached.is_none() {
             self.warnings.push(match outlive {
                 1 => "1 process outlives the command; it goes on running and is not measured any more".into(),
@@ -169,7 +169,6 @@ impl Following<'_> {
                 .collect(),
             warnings: self.warnings,
             settings: host::settings(self.environment),
-            leftovers,
         })
     }
 }
