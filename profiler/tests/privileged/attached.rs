@@ -5,7 +5,7 @@ use std::{
     fs,
     io::BufReader,
     path::Path,
-    process::{Child, Command, Output, Stdio},
+    process::{Child, ChildStdout, Command, Output, Stdio},
     time::{Duration, Instant},
 };
 
@@ -32,6 +32,7 @@ use crate::{
 struct Standing {
     child: Child,
     told: Told,
+    stdout: BufReader<ChildStdout>,
 }
 
 impl Standing {
@@ -44,7 +45,11 @@ impl Standing {
             .expect("it starts");
         let mut stdout = BufReader::new(child.stdout.take().expect("piped"));
         let told = told_by(1, &mut stdout).expect("it stands still");
-        Standing { child, told }
+        Standing {
+            child,
+            told,
+            stdout,
+        }
     }
 
     fn pid(&self) -> u32 {
@@ -154,8 +159,17 @@ fn large_blocks_are_found_as_by_run() {
 
 #[test]
 fn a_peak_since_attach_is_exact_however_short() {
-    let standing = Standing::start("spikes", &[]);
-    let run = attached(standing.pid(), &["--duration", "1"]);
+    let mut standing = Standing::start("spikes", &[]);
+    // It must wait already when it is stopped.
+    until("its rest", || {
+        standing.status("State:").starts_with("S ").then_some(())
+    });
+    let folder = tempfile::tempdir().expect("a folder");
+    let result = folder.path().join("result.json");
+    let profiler = attaching(&standing, &result);
+    told_by(1, &mut standing.stdout).expect("it was stopped, and had its spikes");
+    drop(standing.child.stdin.take());
+    let run = ended(profiler, &result);
     let peak = run.peak.expect("it was looked at");
     if peak.tier == "C" {
         eprintln!("SKIPPED: no page ledger here");
@@ -204,18 +218,31 @@ fn a_peak_since_attach_is_exact_however_short() {
         );
     }
     let attached = run.attached.expect("it ran before");
-    assert_eq!(attached.ended_by, AttachEnd::Duration);
+    assert_eq!(attached.ended_by, AttachEnd::Exit);
     assert_eq!((attached.processes_at_attach, run.exit_status), (1, None));
 }
 
-/// A profiler that has just stopped the process that it attaches to; `None`, which is said, where no stop is seen.
-fn stopping(standing: &Standing, result: &Path) -> Option<Child> {
+/// A profiler that attaches to the process until it ends.
+fn attaching(standing: &Standing, result: &Path) -> Child {
     let profiler = Command::new(env!("CARGO_BIN_EXE_profiler"))
         .args(["attach", "--pid", &standing.pid().to_string(), "-o"])
         .arg(result)
         .stderr(Stdio::piped())
         .spawn();
-    let mut profiler = profiler.expect("the profiler starts");
+    profiler.expect("the profiler starts")
+}
+
+/// What a profiler leaves behind that ends by itself.
+fn ended(profiler: Child, result: &Path) -> Run {
+    let output = profiler.wait_with_output().expect("it ends");
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{said}");
+    read_run(result)
+}
+
+/// A profiler that has just stopped the process that it attaches to; `None`, which is said, where no stop is seen.
+fn stopping(standing: &Standing, result: &Path) -> Option<Child> {
+    let mut profiler = attaching(standing, result);
     let deadline = Instant::now() + Duration::from_secs(60);
     // Not `TracerPid`: between the two calls that stop it, it has a tracer and may still end.
     while !standing.status("State:").starts_with("t ") {
@@ -240,10 +267,7 @@ fn its_end_ends_the_following() {
         return;
     };
     drop(standing.child.stdin.take());
-    let output = profiler.wait_with_output().expect("it ends");
-    let said = String::from_utf8_lossy(&output.stderr);
-    assert!(output.status.success(), "{said}");
-    let run = read_run(&result);
+    let run = ended(profiler, &result);
     assert_eq!(run.attached.expect("attached").ended_by, AttachEnd::Exit);
 }
 
@@ -252,7 +276,9 @@ fn it_is_left_as_it_was_and_its_parent_is_told_nothing() {
     let standing = Standing::start("thread_stacks", &["50", "3"]);
     let cgroup = || fs::read_to_string(format!("/proc/{}/cgroup", standing.pid())).expect("alive");
     let before = (cgroup(), standing.status("SigPnd:"));
-    attached(standing.pid(), &["--duration", "0.5"]);
+    let run = attached(standing.pid(), &["--duration", "0.5"]);
+    let end = run.attached.expect("attached").ended_by;
+    assert_eq!(end, AttachEnd::Duration);
     assert_eq!(before, (cgroup(), standing.status("SigPnd:")));
     assert!(!standing.status("State:").to_lowercase().starts_with('t'));
     assert_eq!(standing.status("TracerPid:"), "0");
