@@ -11,18 +11,19 @@ use profiler::{
 
 use crate::{
     fixtures::{build, told_by},
-    profiled::{address, profiler_with, read_run, until_seen},
+    profiled::{Profiling, address, profiler_with, read_run, until_seen},
 };
 
-/// Longer than RSS must be at rest to be scanned, see `peak`.
-const REST_MS: &str = "1000";
-
-/// One run of `at_its_peak` in a tier; `None` where the kernel refuses it.
-fn run(tier: &str, rest_ms: &str) -> Option<Run> {
-    run_fixture(tier, "at_its_peak", &[rest_ms])
+/// `at_its_peak`, which stands still at its peak until it has been scanned there.
+fn run_at_rest() -> Run {
+    let program = build("at_its_peak");
+    let command = ["setarch", "-R", program.to_str().expect("UTF-8")];
+    let profiling = Profiling::start(1, &command);
+    profiling.wait_for_scan_of(&[profiling.told["pid"].0 as u32]);
+    profiling.end()
 }
 
-/// The same without a rest. Where it is gone before its mappings are read, what exec maps is told to be unclassified: such
+/// The same without a rest, in a tier; `None` where the kernel refuses it. Where it is gone before its mappings are read, what exec maps is told to be unclassified: such
 /// a run says nothing of the others.
 fn run_that_was_seen(tier: &str) -> Option<Run> {
     let is_classified = |run: &Run| {
@@ -30,7 +31,7 @@ fn run_that_was_seen(tier: &str) -> Option<Run> {
         peak.is_some_and(|peak| peak.classes.get(Class::Unclassified) == 0)
     };
     until_seen(
-        || run(tier, "0"),
+        || run_fixture(tier, "at_its_peak", &[]),
         |run| run.as_ref().is_none_or(is_classified),
     )
 }
@@ -58,7 +59,7 @@ fn run_fixture(tier: &str, name: &str, arguments: &[&str]) -> Option<Run> {
 
 #[test]
 fn classes_at_the_peak_are_those_of_the_program_frozen_there() {
-    let frozen = run("C", REST_MS).expect("tier C runs everywhere");
+    let frozen = run_at_rest();
     let frozen = frozen.peak.expect("it was scanned");
     for tier in ["A", "B"] {
         let Some(run) = run_that_was_seen(tier) else {
