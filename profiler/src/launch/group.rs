@@ -7,7 +7,7 @@
 //!
 //! Files and their meaning: the kernel's `Documentation/admin-guide/cgroup-v2.rst`.
 
-use std::collections::{BTreeSet, HashSet};
+use std::collections::BTreeSet;
 use std::fs::{self, File};
 use std::io::{self, ErrorKind};
 use std::os::fd::AsFd;
@@ -262,7 +262,7 @@ impl TargetGroup {
             return Ok(());
         };
         let parent = own_cgroup()?.join("cgroup.procs");
-        let mut moved = HashSet::new();
+        let mut moved = BTreeSet::new();
         loop {
             // One that is not moved yet may have forked.
             let mut pids = cgroup.pids()?;
@@ -385,8 +385,8 @@ pub(crate) fn state(stat: &Path) -> Option<u8> {
     text.get(name_end + 2).copied()
 }
 
-/// The process has ended, even if nobody has waited for it yet.
-fn ended(pid: u32) -> bool {
+/// The process or thread has ended, even if nobody has waited for it yet.
+pub(crate) fn ended(pid: u32) -> bool {
     matches!(
         state(&PathBuf::from(format!("/proc/{pid}/stat"))),
         None | Some(b'Z' | b'X')

@@ -129,11 +129,8 @@ pub fn glance(pid: u32, method: Method) -> Result<ProcessSnapshot, ScanError> {
 
 /// Snapshot of one stopped process.
 pub fn scan_process(pid: u32, method: Method) -> Result<ProcessSnapshot, ScanError> {
-    let first = match scan_once(pid, method) {
-        // The thread by whose place it was read may have ended meanwhile; the next place is that of one that lives.
-        Err(_) => scan_once(pid, method)?,
-        Ok(first) => first,
-    };
+    // The thread by whose place it was read may have ended meanwhile; the next place is that of one that lives.
+    let first = scan_once(pid, method).or_else(|_| scan_once(pid, method))?;
     if first.unexplained_bytes == 0 {
         return Ok(first);
     }

@@ -20,6 +20,7 @@ use std::{
 };
 
 use super::standing::threads;
+use crate::launch::group::ended;
 
 /// Why processes could not be held. None is.
 #[derive(Debug, thiserror::Error)]
@@ -94,7 +95,8 @@ impl Traced {
             Ok(()) => {}
             // It has ended, or is about to.
             Err(error) if error.raw_os_error() == Some(libc::ESRCH) => return Ok(()),
-            Err(_) if is_ending(tid) => return Ok(()),
+            // The kernel refuses to trace a thread that is ending by the same error as one that may not be traced.
+            Err(_) if ended(tid) => return Ok(()),
             Err(error) => return Err(refusal(pid, error)),
         }
         self.threads.push(Thread {
@@ -193,12 +195,6 @@ fn refusal(pid: u32, error: io::Error) -> TraceError {
     }
 }
 
-/// The kernel refuses to trace a thread that is ending by the same error as one that may not be traced.
-fn is_ending(tid: u32) -> bool {
-    let stat = std::path::PathBuf::from(format!("/proc/{tid}/stat"));
-    matches!(crate::launch::group::state(&stat), None | Some(b'Z' | b'X'))
-}
-
 fn request(request: libc::c_uint, tid: u32, data: i32) -> io::Result<()> {
     let data = data as usize as *mut libc::c_void;
     let none = std::ptr::null_mut::<libc::c_void>();
@@ -209,26 +205,26 @@ fn request(request: libc::c_uint, tid: u32, data: i32) -> io::Result<()> {
     }
 }
 
-/// Waits for a thread of ours that was killed.
+/// Waits for a thread of ours that was killed. What it had not told of its stop comes before its end.
 fn wait_for_end(tid: u32) {
-    let mut status = 0;
-    loop {
-        // SAFETY: the status is ours to be written.
-        let found = unsafe { libc::waitpid(tid as libc::pid_t, &raw mut status, libc::__WALL) };
-        let interrupted =
-            found == -1 && io::Error::last_os_error().kind() == io::ErrorKind::Interrupted;
-        // What it had not told of its stop comes before its end.
-        if !interrupted && (found == -1 || !libc::WIFSTOPPED(status)) {
-            return;
-        }
-    }
+    while let Seen::Stopped { .. } = waited_for(tid, 0) {}
 }
 
 fn look(tid: u32) -> Seen {
+    waited_for(tid, libc::WNOHANG)
+}
+
+/// `waitpid`, with flags besides `__WALL`.
+fn waited_for(tid: u32, flags: libc::c_int) -> Seen {
     let mut status = 0;
-    let flags = libc::__WALL | libc::WNOHANG;
-    // SAFETY: the status is ours to be written.
-    let found = unsafe { libc::waitpid(tid as libc::pid_t, &raw mut status, flags) };
+    let found = loop {
+        // SAFETY: the status is ours to be written.
+        let found =
+            unsafe { libc::waitpid(tid as libc::pid_t, &raw mut status, libc::__WALL | flags) };
+        if found != -1 || io::Error::last_os_error().kind() != io::ErrorKind::Interrupted {
+            break found;
+        }
+    };
     match found {
         0 => Seen::Running,
         -1 => Seen::Gone,

@@ -400,11 +400,8 @@ fn unseen(range: &ResidentRange, start_stack: u64) -> Vma {
     Vma::from(MapsLine {
         start: range.start,
         end: range.end,
-        protection: 0,
-        shared: false,
-        offset: 0,
-        inode: 0,
         name: Some(name.into()),
+        ..MapsLine::default()
     })
 }
 

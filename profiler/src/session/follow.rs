@@ -698,6 +698,7 @@ impl<'a> Following<'a> {
                 for process in &snapshot.processes {
                     let code = &mut self.captures.code;
                     code.read(process.tgid, monotonic_ns(), &process.vmas);
+                    self.code_current.insert(process.tgid);
                 }
             }
             // While memory grows, adapters would look at what is about to change. In tier C the best scan may

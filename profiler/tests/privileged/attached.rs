@@ -71,22 +71,27 @@ impl Drop for Standing {
     }
 }
 
-fn attach(pid: u32, options: &[&str], output: &Path) -> Output {
-    Command::new(env!("CARGO_BIN_EXE_profiler"))
+fn attach(pid: u32, options: &[&str], output: &Path) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_profiler"));
+    command
         .args(["attach", "--pid", &pid.to_string(), "-o"])
         .arg(output)
-        .args(options)
-        .output()
-        .expect("the profiler starts")
+        .args(options);
+    command
 }
 
 fn attached(pid: u32, options: &[&str]) -> Run {
     let folder = tempfile::tempdir().expect("a folder");
     let result = folder.path().join("result.json");
-    let output = attach(pid, options, &result);
-    let stderr = String::from_utf8_lossy(&output.stderr);
-    assert!(output.status.success(), "{stderr}");
-    read_run(&result)
+    let output = attach(pid, options, &result).output();
+    run_of(&output.expect("the profiler starts"), &result)
+}
+
+/// What a profiler has left behind that ended well.
+fn run_of(output: &Output, result: &Path) -> Run {
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{said}");
+    read_run(result)
 }
 
 /// Resident pages by rule.
@@ -169,7 +174,7 @@ fn a_peak_since_attach_is_exact_however_short() {
     let profiler = attaching(&standing, &result);
     told_by(1, &mut standing.stdout).expect("it was stopped, and had its spikes");
     drop(standing.child.stdin.take());
-    let run = ended(profiler, &result);
+    let run = run_of(&profiler.wait_with_output().expect("it ends"), &result);
     let peak = run.peak.expect("it was looked at");
     if peak.tier == "C" {
         eprintln!("SKIPPED: no page ledger here");
@@ -224,20 +229,10 @@ fn a_peak_since_attach_is_exact_however_short() {
 
 /// A profiler that attaches to the process until it ends.
 fn attaching(standing: &Standing, result: &Path) -> Child {
-    let profiler = Command::new(env!("CARGO_BIN_EXE_profiler"))
-        .args(["attach", "--pid", &standing.pid().to_string(), "-o"])
-        .arg(result)
+    let profiler = attach(standing.pid(), &[], result)
         .stderr(Stdio::piped())
         .spawn();
     profiler.expect("the profiler starts")
-}
-
-/// What a profiler leaves behind that ends by itself.
-fn ended(profiler: Child, result: &Path) -> Run {
-    let output = profiler.wait_with_output().expect("it ends");
-    let said = String::from_utf8_lossy(&output.stderr);
-    assert!(output.status.success(), "{said}");
-    read_run(result)
 }
 
 /// A profiler that has just stopped the process that it attaches to; `None`, which is said, where no stop is seen.
@@ -267,7 +262,7 @@ fn its_end_ends_the_following() {
         return;
     };
     drop(standing.child.stdin.take());
-    let run = ended(profiler, &result);
+    let run = run_of(&profiler.wait_with_output().expect("it ends"), &result);
     assert_eq!(run.attached.expect("attached").ended_by, AttachEnd::Exit);
 }
 
@@ -313,7 +308,9 @@ fn refusal(pid: u32) -> String {
         pid,
         &["--duration", "1", "--format", "json"],
         Path::new("/dev/null"),
-    );
+    )
+    .output()
+    .expect("the profiler starts");
     assert_eq!(output.status.code(), Some(125));
     let said = String::from_utf8(output.stderr).expect("text");
     assert_eq!(said.lines().count(), 1, "{said}");

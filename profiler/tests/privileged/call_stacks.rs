@@ -8,8 +8,8 @@ use profiler::{
 
 use crate::{fixtures::build, profiled::Profiling};
 
-/// The program ends when it has been scanned, and so long after the last of its calls: where its code is mapped has
-/// been read by then, without which its functions have no names.
+/// The program ends when it has been scanned: a scan reads where its code is mapped, without which its functions have
+/// no names.
 fn run(options: &[&str]) -> Run {
     let program = build("call_stacks");
     let profiling = Profiling::start_with(options, 1, &[program.to_str().expect("UTF-8")]);

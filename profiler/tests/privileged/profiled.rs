@@ -133,14 +133,14 @@ impl Profiling {
     }
 
     /// Ends the fixtures and gives the result. `tgids` are the processes of the tree at its peak.
-    pub fn finish(self, tgids: &[u32]) -> Profiled {
+    pub fn finish(mut self, tgids: &[u32]) -> Profiled {
         let rss_bytes = self.wait_for_scan_of(tgids);
         let rss_of_told = self
             .told
             .iter()
             .map(|(name, &(start, length))| (name.clone(), resident(tgids[0], start, length)))
             .collect();
-        let told = self.told.clone();
+        let told = std::mem::take(&mut self.told);
         let run = self.end();
         let peak = run.peak.as_ref().expect("it was scanned");
         assert_eq!(
